@@ -1,0 +1,370 @@
+"""From typed ``key=value`` words to a plain :class:`~nmt.config.Config`, and to and from YAML.
+
+The only module that imports Hydra and OmegaConf. Words are checked against the schema before Hydra
+sees them, so that an unknown key or value is answered with the nearest real one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import tempfile
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import hydra._internal.utils as hydra_utils
+from hydra._internal.hydra import Hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from nmt.config import (
+    FORMAT,
+    AttentionConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    SearchConfig,
+    TokenizerConfig,
+    TrainConfig,
+    resource,
+)
+from nmt.errors import UserError
+
+GROUPS: dict[str, type] = {
+    "data": DataConfig,
+    "tokenizer": TokenizerConfig,
+    "model": ModelConfig,
+    "attention": AttentionConfig,
+    "optim": OptimConfig,
+    "train": TrainConfig,
+    "search": SearchConfig,
+}
+"""Groups that are also sections of the configuration."""
+
+EXTRA_GROUPS = ("experiment", "debug")
+"""Groups whose files set keys of any section."""
+
+
+# --- what may be typed ---------------------------------------------------------------------------
+
+
+def keys(schema: type = Config, prefix: str = "") -> dict[str, Any]:
+    """Every dotted key of a schema with its type: ``{"model.width": int, …}``."""
+    found: dict[str, Any] = {}
+    hints = typing.get_type_hints(schema)
+    for entry in dataclasses.fields(schema):
+        kind = hints[entry.name]
+        if dataclasses.is_dataclass(kind):
+            assert isinstance(kind, type)
+            found |= keys(kind, f"{prefix}{entry.name}.")
+        else:
+            found[prefix + entry.name] = kind
+    return found
+
+
+def config_folders() -> list[Path]:
+    """Where presets are looked for: ``configs/`` of the working directory, then the built-in."""
+    built_in = resource("configs")
+    own = Path.cwd() / "configs"
+    return [own, built_in] if own.is_dir() and own.resolve() != built_in.resolve() else [built_in]
+
+
+def options(group: str) -> list[str]:
+    """Names that may be chosen in a group, sorted."""
+    return sorted({f.stem for folder in config_folders() for f in (folder / group).glob("*.yaml")})
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``; did you mean …?`` with the closest of ``known``, or the first dozen of them."""
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    # A bare leaf name: offer the full key that ends in it.
+    full = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
+    if full:
+        return f"; did you mean {full[0]!r}?"
+    return f"; known: {', '.join(names[:12])}{' …' if len(names) > 12 else ''}"
+
+
+def _enum_of(kind: Any) -> type[Enum] | None:
+    candidates = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    for candidate in candidates:
+        if isinstance(candidate, type) and issubclass(candidate, Enum):
+            return candidate
+    return None
+
+
+def check_words(words: Sequence[str], allowed: Iterable[str] | None = None) -> None:
+    """Check the keys of ``key=value`` words, and values that come from a closed set.
+
+    Args:
+        words: as typed, without the keys that are taken verbatim.
+        allowed: keys and groups that this command knows; None is all of them.
+
+    Raises:
+        UserError: an unknown key, group option or name, with the nearest real one.
+    """
+    leaves = keys()
+    groups = [*GROUPS, *EXTRA_GROUPS]
+    known = list(allowed) if allowed is not None else [*groups, *leaves]
+    sections = {key.rpartition(".")[0] for key in leaves} - {""}
+    for word in words:
+        key, equals, value = word.lstrip("+~").partition("=")
+        if not equals and not word.startswith("~"):
+            raise UserError(f"{word!r} is not key=value")
+        if key not in known and not key.startswith("hydra."):
+            if key in sections and allowed is None:
+                continue
+            raise UserError(f"unknown key {key!r}{nearest(key, known)}")
+        plain = value.strip("\"'")
+        if key in groups:
+            if plain not in options(key) and plain != "null" and "," not in plain:
+                raise UserError(f"{key}={plain}: no such preset{nearest(plain, options(key))}")
+        elif (enum := _enum_of(leaves.get(key))) and plain != "null":
+            names = [member.value for member in enum]
+            if plain not in names and "," not in plain:
+                raise UserError(f"{key}={plain}: no such value{nearest(plain, names)}")
+
+
+# --- composing -----------------------------------------------------------------------------------
+
+
+def _register() -> None:
+    store = ConfigStore.instance()
+    store.store(name="base_config", node=Config)
+    for group, schema in GROUPS.items():
+        store.store(group=group, name=f"base_{group}", node=schema)
+
+
+def compose(words: Sequence[str], file: Path | None = None) -> Config:
+    """Compose the configuration of a run.
+
+    Args:
+        words: Hydra overrides, checked here.
+        file: the user's own preset (``--config FILE``): sections with keys, and ``group: name`` or
+            ``defaults: [override /group: name]`` for choices. Typed words win over it.
+
+    Raises:
+        UserError: an unknown key or value, a value out of range, an impossible pair.
+    """
+    check_words(words)
+    with tempfile.TemporaryDirectory() as folder:
+        extra = []
+        if file is not None:
+            words = [f"experiment={_as_experiment(file, Path(folder))}", *words]
+            extra = [Path(folder)]
+        return to_config(_hydra(extra, words))
+
+
+def _hydra(extra: list[Path], words: Sequence[str]) -> DictConfig:
+    _register()
+    built_in, *own = reversed([*extra, *config_folders()])
+    search_path = hydra_utils.create_config_search_path(str(built_in))
+    for folder in own:
+        search_path.prepend(provider="user", path=f"file://{folder}", anchor="main")
+    GlobalHydra.instance().clear()
+    try:
+        engine = Hydra.create_main_hydra2(task_name="nmt", config_search_path=search_path)
+        composed = engine.compose_config(
+            config_name="config",
+            overrides=list(words),
+            run_mode=RunMode.RUN,
+            with_log_configuration=False,
+        )
+        with open_dict(composed):
+            del composed["hydra"]
+        return composed
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_one_line(error)) from error
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _as_experiment(file: Path, folder: Path) -> str:
+    """Write the user's file as an experiment preset into ``folder``; its name."""
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(file))
+    except FileNotFoundError as error:
+        raise UserError(f"--config {file}: no such file") from error
+    except Exception as error:  # PyYAML and OmegaConf raise a dozen kinds
+        raise UserError(f"--config {file}: {_one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--config {file}: expected sections such as 'model:' and 'train:'")
+    chosen = {k: v for k, v in content.items() if k in GROUPS and isinstance(v, str)}
+    check_words([f"{group}={name}" for group, name in chosen.items()])
+    rest = {k: v for k, v in content.items() if k not in chosen and k != "defaults"}
+    _check_file(rest, file)
+    defaults = [{f"override /{group}": name} for group, name in chosen.items()]
+    defaults += content.get("defaults") or []
+    name = f"from_{file.stem}"
+    (folder / "experiment").mkdir()
+    OmegaConf.save({"defaults": [*defaults, "_self_"], **rest}, folder / "body.yaml")
+    body = (folder / "body.yaml").read_text(encoding="utf-8")
+    target = folder / "experiment" / f"{name}.yaml"
+    target.write_text(f"# @package _global_\n{body}", encoding="utf-8")
+    return name
+
+
+def _check_file(content: dict[Any, Any], file: Path) -> None:
+    leaves = keys()
+
+    def walk(node: dict[Any, Any], prefix: str) -> None:
+        for name, value in node.items():
+            key = f"{prefix}{name}"
+            if key in leaves:
+                continue
+            if isinstance(value, dict) and any(leaf.startswith(f"{key}.") for leaf in leaves):
+                walk(value, f"{key}.")
+                continue
+            raise UserError(f"{file}: unknown key {key!r}{nearest(key, leaves)}")
+
+    walk(content, "")
+
+
+def to_config(node: Any) -> Config:
+    """A composed or loaded tree as plain dataclasses, every range checked.
+
+    Raises:
+        UserError: a key, type or value that the schema does not allow.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), node)
+        config = OmegaConf.to_object(merged)
+    except UserError:
+        raise
+    except (OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
+        raise UserError(_one_line(error)) from error
+    assert isinstance(config, Config)
+    return config
+
+
+def parse_words(words: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` words with their values read by Hydra's grammar.
+
+    Raises:
+        UserError: a value that Hydra's grammar cannot read.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(words))
+        return {p.key_or_group: p.value() for p in parsed}
+    except HydraException as error:
+        raise UserError(_one_line(error)) from error
+
+
+def with_words(config: Config, words: Sequence[str]) -> Config:
+    """A copy of a stored configuration with typed words applied, and only these.
+
+    A group choice (``search=greedy``) applies what its preset file says.
+
+    Raises:
+        UserError: as :func:`compose`.
+    """
+    tree = OmegaConf.create(plain(config))
+    for key, value in parse_words(words).items():
+        if key in GROUPS:
+            folder = next(f for f in config_folders() if (f / key / f"{value}.yaml").exists())
+            preset = OmegaConf.load(folder / key / f"{value}.yaml")
+            assert isinstance(preset, DictConfig)
+            preset.pop("defaults", None)
+            base = OmegaConf.create(_plain(GROUPS[key]()))
+            tree[key] = OmegaConf.merge(base, preset)
+        else:
+            OmegaConf.update(tree, key, value)
+    return to_config(tree)
+
+
+def _one_line(error: BaseException) -> str:
+    """The telling lines of a Hydra, OmegaConf or YAML error as one line."""
+    inner = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
+    lines = [line.strip() for line in str(inner).splitlines()]
+    text = [line for line in lines if line and not line.startswith(("object_type", "reference_"))]
+    return " ".join(text) or type(error).__name__
+
+
+# --- YAML ----------------------------------------------------------------------------------------
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The configuration as dictionaries, lists, numbers and strings; enums by their name."""
+    tree = _plain(config)
+    assert isinstance(tree, dict)
+    return tree
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """The configuration as ``{"model.width": 512, …}``; lists stay values."""
+
+    def walk(node: dict[str, Any], prefix: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in node.items():
+            if isinstance(value, dict):
+                found |= walk(value, f"{prefix}{name}.")
+            else:
+                found[f"{prefix}{name}"] = value
+        return found
+
+    return walk(plain(config), "")
+
+
+def save(config: Config, path: Path) -> None:
+    """Write ``config.yaml`` atomically: every default written out, with its format number."""
+    text = OmegaConf.to_yaml(OmegaConf.create({"format": FORMAT, **plain(config)}))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    temporary.replace(path)
+
+
+def load(path: Path) -> Config:
+    """Read a run's ``config.yaml``; nothing in it can run code or look elsewhere.
+
+    Raises:
+        UserError: not there, not readable, of a newer format, or with unknown keys.
+    """
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; is {path.parent} a run directory?") from error
+    except Exception as error:  # PyYAML and OmegaConf raise a dozen kinds
+        raise UserError(f"{path}: not a readable configuration: {_one_line(error)}") from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise UserError(f"{path}: not the configuration of a run (it has no format number)")
+    number = content.pop("format")
+    if number != FORMAT:
+        raise UserError(f"{path}: format {number}, this nmt reads format {FORMAT}; update nmt")
+    _check_file(content, path)
+    return to_config(_escaped(content))
+
+
+def _escaped(node: Any) -> Any:
+    """Strings of a stored file taken verbatim: an interpolation in them is refused."""
+    if isinstance(node, dict):
+        return {k: _escaped(v) for k, v in node.items()}
+    if isinstance(node, list):
+        return [_escaped(v) for v in node]
+    if isinstance(node, str) and "${" in node:
+        raise UserError(f"a stored configuration holds no interpolations, found {node!r}")
+    return node

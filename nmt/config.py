@@ -1,0 +1,490 @@
+"""The whole configuration as dataclasses, and the only place that knows Hydra and OmegaConf.
+
+A command line such as ``nmt train data=mini_en_fr model=lstm seed=2`` is composed by Hydra from
+the YAML groups under ``configs/``, checked against the schema below, and handed on as one plain
+:class:`Config`. Nothing behind this module sees a ``DictConfig``.
+
+The dataclasses have slots and keyword-only fields, so that a key Hydra was told to add
+(``+model.foo=1``) fails when the object is built; ranges are checked in ``__post_init__``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from nmt.errors import UserError
+
+FORMAT = 1
+"""Format number of ``config.yaml`` in a run directory."""
+
+
+def resource(name: str) -> Path:
+    """Path of a file or folder that travels with the code: ``configs`` or a file of ``data/``.
+
+    An installed wheel carries them inside the package; a checkout (also an editable install) has
+    them beside it.
+
+    Raises:
+        UserError: it is in neither place.
+    """
+    package = Path(__file__).parent
+    for candidate in (
+        package / "resources" / name,
+        package.parent / name,
+        package.parent / "data" / name,
+    ):
+        if candidate.exists():
+            return candidate
+    raise UserError(f"{name} is missing from this installation of nmt; install it again")
+
+
+# --- closed sets of names ------------------------------------------------------------------------
+
+
+class Source(StrEnum):
+    """Kind of place where sentence pairs come from."""
+
+    grammar = "grammar"
+    files = "files"
+    tsv = "tsv"
+    jsonl = "jsonl"
+    hub = "hub"
+    sacrebleu = "sacrebleu"
+
+
+class InvalidUtf8(StrEnum):
+    error = "error"
+    drop = "drop"
+
+
+class Subwords(StrEnum):
+    unigram = "unigram"
+    bpe = "bpe"
+
+
+class ModelKind(StrEnum):
+    lstm = "lstm"
+    transformer = "transformer"
+
+
+class Cell(StrEnum):
+    lstm = "lstm"
+    gru = "gru"
+
+
+class Norm(StrEnum):
+    pre = "pre"
+    post = "post"
+
+
+class Positions(StrEnum):
+    sinusoidal = "sinusoidal"
+    learned = "learned"
+
+
+class Tie(StrEnum):
+    """Which embedding matrices are one: none, target input and output, or these and the source."""
+
+    none = "none"
+    decoder = "decoder"
+    all = "all"
+
+
+class Activation(StrEnum):
+    relu = "relu"
+    gelu = "gelu"
+
+
+class Bridge(StrEnum):
+    """What the recurrent decoder starts from."""
+
+    zeros = "zeros"
+    last = "last"
+    learned = "learned"
+
+
+class Score(StrEnum):
+    none = "none"
+    dot = "dot"
+    general = "general"
+    additive = "additive"
+    scaled_dot = "scaled_dot"
+    cosine = "cosine"
+
+
+class Timing(StrEnum):
+    """Which decoder state asks: the one before the step (Bahdanau) or the one after (Luong)."""
+
+    previous = "previous"
+    current = "current"
+
+
+class Window(StrEnum):
+    full = "full"
+
+
+class OptimizerName(StrEnum):
+    adam = "adam"
+    adamw = "adamw"
+
+
+class Schedule(StrEnum):
+    inverse_sqrt = "inverse_sqrt"
+    cosine = "cosine"
+    linear = "linear"
+    constant = "constant"
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Metric(StrEnum):
+    bleu = "bleu"
+    chrf = "chrf"
+    loss = "loss"
+
+
+# --- checks --------------------------------------------------------------------------------------
+
+
+def _at_least(low: float, group: str, config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < low:
+            raise UserError(f"{group}.{name} must be at least {low}, got {value}")
+
+
+def _above(low: float, group: str, config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value <= low:
+            raise UserError(f"{group}.{name} must be above {low}, got {value}")
+
+
+def _rate(group: str, config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not 0.0 <= value < 1.0:
+            raise UserError(f"{group}.{name} must be at least 0 and below 1, got {value}")
+
+
+# --- the schema ----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, kw_only=True)
+class Corpus:
+    """One named corpus: ``path`` is a prefix, one file, a hub id, or source, target, reference …"""
+
+    name: str
+    path: list[str]
+    kind: Source
+    weight: float = 1.0
+    tag: str = ""
+
+    def __post_init__(self) -> None:
+        self.kind = Source(self.kind)
+
+
+def _corpora(value: Any, kind: Source, key: str) -> list[Corpus] | None:
+    """Every form in which a corpus may be written, as a list of named corpora.
+
+    ``PREFIX`` · ``[source, target]`` · ``[{name: …, path: …, weight: …, tag: …}, …]`` ·
+    ``{name: PREFIX, …}``; a path ``sacrebleu:NAME`` names one of sacreBLEU's test sets.
+    """
+    if value is None:
+        return None
+    if isinstance(value, list) and value and all(isinstance(v, Corpus) for v in value):
+        return value
+    if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+        found = [_corpus(v.get("name"), v, kind, key) for v in value]
+    elif isinstance(value, dict):
+        found = [_corpus(name, v, kind, key) for name, v in value.items()]
+    else:
+        found = [_corpus(key, value, kind, key)]
+    names = [corpus.name for corpus in found]
+    if len(set(names)) < len(names):
+        raise UserError(f"data.{key}: two corpora have the same name ({', '.join(names)})")
+    return found
+
+
+def _corpus(name: str | None, value: Any, kind: Source, key: str) -> Corpus:
+    fields = dict(value) if isinstance(value, dict) else {"path": value}
+    known = [f.name for f in dataclasses.fields(Corpus)]
+    for unknown in fields.keys() - known:
+        raise UserError(f"data.{key}: unknown key {unknown!r} of a corpus; known: {known}")
+    path = fields.pop("path", None)
+    paths = [path] if isinstance(path, str) else path
+    if not isinstance(paths, list) or not paths or not all(isinstance(p, str) for p in paths):
+        raise UserError(
+            f"data.{key} must be a path, [source, target] or a list of corpora with name and path, "
+            f"got {value!r}"
+        )
+    if paths[0].startswith("sacrebleu:"):
+        fields["kind"], paths = Source.sacrebleu, [paths[0].removeprefix("sacrebleu:")]
+    fields.setdefault("kind", kind)
+    fields["name"] = str(name or fields.get("name") or Path(paths[0]).name)
+    return Corpus(path=paths, **fields)
+
+
+@dataclass(slots=True, kw_only=True)
+class GrammarConfig:
+    """Sizes and seed of the embedded corpus."""
+
+    train: int = 40_000
+    valid: int = 2_000
+    test: int = 2_000
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least(1, "data.grammar", self, "train", "valid", "test")
+
+
+@dataclass(slots=True, kw_only=True)
+class FilterConfig:
+    """Cleaning filters, each on or off by name, and the numbers some of them need."""
+
+    empty: bool = True
+    too_long: bool = False
+    ratio: bool = False
+    duplicate_pair: bool = False
+    duplicate_source: bool = False
+    identical: bool = False
+    control: bool = False
+    script: bool = False
+    overlap: bool = False
+    max_words: int = 250
+    max_characters: int = 2_000
+    max_ratio: float = 9.0
+    min_script_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        _at_least(1, "data.filters", self, "max_words", "max_characters", "max_ratio")
+
+
+@dataclass(slots=True, kw_only=True)
+class DataConfig:
+    name: str = "mini_en_fr"
+    source: Source = Source.grammar
+    languages: str = "en-fr"
+    reverse: bool = False
+    root: str = "."
+    cache: str | None = None
+    train: Any = None
+    valid: Any = None
+    test: Any = None
+    """Each may be written in the forms of :func:`_corpora`; on a built object they are
+    ``list[Corpus]``, or None where nothing was said."""
+    hint: str = ""
+    """Where to get a known corpus whose files are missing."""
+    columns: list[str] = field(default_factory=list)
+    """Names (JSONL, hub) or 0-based numbers (TSV) of the source and the target column."""
+    subset: str | None = None
+    """Configuration name of a hub data set."""
+    valid_size: int = 1_000
+    test_size: int = 1_000
+    """Pairs split off by a hash of the source sentence where there is no such part."""
+    grammar: GrammarConfig = field(default_factory=GrammarConfig)
+    filters: FilterConfig = field(default_factory=FilterConfig)
+    invalid_utf8: InvalidUtf8 = InvalidUtf8.error
+    max_removed: float = 0.5
+    """Preparing fails when the filters remove a larger share than this."""
+    show: int = 0
+
+    def __post_init__(self) -> None:
+        parts = self.languages.split("-")
+        if len(parts) != 2 or not all(parts):
+            raise UserError(f"data.languages must look like en-fr, got {self.languages!r}")
+        if not 0.0 <= self.max_removed <= 1.0:
+            raise UserError(f"data.max_removed must lie in [0, 1], got {self.max_removed}")
+        _at_least(0, "data", self, "valid_size", "test_size", "show")
+        self.train = _corpora(self.train, self.source, "train")
+        self.valid = _corpora(self.valid, self.source, "valid")
+        self.test = _corpora(self.test, self.source, "test")
+        if self.source is not Source.grammar and not self.train:
+            raise UserError(
+                f"data={self.name} needs data.train=…: a prefix (PREFIX.{parts[0]} and "
+                f"PREFIX.{parts[1]}), [source, target], one file or a hub id"
+            )
+
+
+@dataclass(slots=True, kw_only=True)
+class TokenizerConfig:
+    type: Subwords = Subwords.unigram
+    vocab_size: int = 8_000
+    joint: bool = True
+    byte_fallback: bool = True
+    character_coverage: float = 1.0
+    user_symbols: list[str] = field(default_factory=list)
+    sampling: float = 0.0
+    """Subword sampling in training: the unigram temperature or the BPE dropout; 0 is off."""
+
+    def __post_init__(self) -> None:
+        _at_least(8, "tokenizer", self, "vocab_size")
+        _rate("tokenizer", self, "sampling")
+        if not 0.0 < self.character_coverage <= 1.0:
+            raise UserError(
+                f"tokenizer.character_coverage must lie in (0, 1], got {self.character_coverage}"
+            )
+
+
+@dataclass(slots=True, kw_only=True)
+class ModelConfig:
+    name: str = "transformer_tiny"
+    kind: ModelKind = ModelKind.transformer
+    encoder_layers: int = 4
+    decoder_layers: int = 4
+    width: int = 128
+    tie: Tie = Tie.all
+    dropout: float = 0.1
+    # recurrent
+    cell: Cell = Cell.lstm
+    embedding: int = 256
+    bridge: Bridge = Bridge.learned
+    # Transformer
+    heads: int = 4
+    ffn: int = 256
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    norm: Norm = Norm.pre
+    positions: Positions = Positions.sinusoidal
+    max_positions: int = 1_024
+    """Learned positions: how many there are."""
+    activation: Activation = Activation.relu
+
+    def __post_init__(self) -> None:
+        _at_least(1, "model", self, "encoder_layers", "decoder_layers", "width", "embedding")
+        _at_least(1, "model", self, "heads", "ffn", "max_positions")
+        _rate("model", self, "dropout", "attention_dropout", "activation_dropout")
+
+
+@dataclass(slots=True, kw_only=True)
+class AttentionConfig:
+    preset: str = "full"
+    score: Score = Score.scaled_dot
+    timing: Timing | None = None
+    feeding: bool | None = None
+    window: Window = Window.full
+
+
+@dataclass(slots=True, kw_only=True)
+class OptimConfig:
+    name: OptimizerName = OptimizerName.adam
+    learning_rate: float = 2e-3
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-9
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    """Largest norm of an update's gradient; 0 is off."""
+    schedule: Schedule = Schedule.inverse_sqrt
+    warmup: int = 400
+    min_ratio: float = 0.0
+    """Cosine and linear end at this share of the learning rate."""
+
+    def __post_init__(self) -> None:
+        _above(0, "optim", self, "learning_rate", "eps")
+        _at_least(0, "optim", self, "weight_decay", "clip", "warmup")
+        _rate("optim", self, "beta1", "beta2", "min_ratio")
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainConfig:
+    max_steps: int | None = 2_000
+    max_epochs: int | None = None
+    max_minutes: float | None = None
+    batch_tokens: int = 4_096
+    """Padded source plus padded target tokens of one micro-batch."""
+    pool: int = 20_000
+    accumulate: int = 1
+    """Micro-batches of an update, over all processes."""
+    label_smoothing: float = 0.1
+    ema: float = 0.0
+    """Decay of the exponential moving average of the weights; 0 is off."""
+    precision: Precision = Precision.auto
+    device: Device = Device.auto
+    threads: int | None = None
+    compile: bool = False
+    validate_every: int = 500
+    validate_sentences: int = 500
+    """Sentences translated (greedily) at a validation; the loss is taken over all of them."""
+    patience: int | None = None
+    """Validations without a better metric before training stops."""
+    metric: Metric = Metric.bleu
+    keep_best: int = 1
+    keep_last: int = 1
+    average: int = 0
+    """Mean of the last N validated checkpoints, made at the end; 0 is off."""
+    log_every: int = 20
+
+    def __post_init__(self) -> None:
+        _at_least(1, "train", self, "max_steps", "max_epochs", "accumulate", "pool", "batch_tokens")
+        _at_least(1, "train", self, "validate_every", "patience", "keep_best", "keep_last")
+        _at_least(1, "train", self, "log_every", "threads")
+        _at_least(0, "train", self, "average", "validate_sentences")
+        _above(0, "train", self, "max_minutes")
+        _rate("train", self, "label_smoothing", "ema")
+        if self.max_steps is None and self.max_epochs is None and self.max_minutes is None:
+            raise UserError("training would never end: set train.max_steps, max_epochs or …minutes")
+
+
+@dataclass(slots=True, kw_only=True)
+class SearchConfig:
+    beam: int = 5
+    length_penalty: float = 1.0
+    """Exponent a of ((5 + n) / 6)^a (Wu et al. 2016, Eq. 14)."""
+    max_length_ratio: float = 3.0
+    max_length: int = 256
+    min_length: int = 0
+    n_best: int = 1
+    batch_tokens: int = 8_192
+    forbid_unk: bool = True
+    no_repeat_ngram: int = 0
+    sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        _at_least(1, "search", self, "beam", "n_best", "batch_tokens", "max_length")
+        _at_least(0, "search", self, "min_length", "no_repeat_ngram", "top_k", "length_penalty")
+        _above(0, "search", self, "max_length_ratio", "temperature", "top_p")
+        if self.n_best > self.beam:
+            raise UserError(
+                f"search.n_best={self.n_best} needs search.beam of at least as many, got {self.beam}"
+            )
+
+
+@dataclass(slots=True, kw_only=True)
+class Config:
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    seed: int = 1
+    run: str | None = None
+
+    def __post_init__(self) -> None:
+        endless = self.optim.schedule in (Schedule.cosine, Schedule.linear)
+        if endless and self.train.max_steps is None:
+            raise UserError(
+                f"optim.schedule={self.optim.schedule.value} falls until the last step: set "
+                "train.max_steps, or choose inverse_sqrt or constant"
+            )
