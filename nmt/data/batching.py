@@ -1,0 +1,427 @@
+"""From lengths to batches: the plan of an epoch, its updates, and the tensors.
+
+The plan is a list of micro-batches (arrays of pair numbers) and a pure function of the lengths,
+the budget, the pool, the seed and the epoch. It knows nothing of processes, so that any number of
+them walks through the same plan, and a place in it is two numbers: see ``Cursor``.
+
+Shape letters: B rows (sentence pairs), S source length, T target length, N kept target positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nmt.errors import UserError
+
+BLOCK = 1024  # pairs whose subword sampling shares one seed
+EMPTY = np.empty(0, dtype=np.int64)
+
+
+class Rows(Protocol):
+    """Token ids of many sentences, without special ids; ``store.Ragged`` is one."""
+
+    @property
+    def lengths(self) -> np.ndarray: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, row: int, /) -> np.ndarray: ...
+
+
+def derive_seed(*parts: int) -> int:
+    """One 63-bit seed from several numbers; nearby numbers give unrelated seeds."""
+    low, high = np.random.SeedSequence(parts).generate_state(2)
+    return (int(high) << 32 | int(low)) & (2**63 - 1)
+
+
+def oversized(
+    source_lengths: np.ndarray, target_lengths: np.ndarray, *, batch_tokens: int
+) -> np.ndarray:
+    """The numbers of the pairs that exceed the budget alone (lengths as fed, with eos)."""
+    return np.flatnonzero(np.asarray(source_lengths) + np.asarray(target_lengths) > batch_tokens)
+
+
+def make_plan(
+    source_lengths: np.ndarray,
+    target_lengths: np.ndarray,
+    *,
+    batch_tokens: int,
+    pool: int,
+    seed: int,
+    epoch: int,
+    skip_oversized: bool = False,
+) -> list[np.ndarray]:
+    """Cut one epoch into shuffled micro-batches of at most ``batch_tokens`` padded tokens.
+
+    Args:
+        source_lengths: tokens fed per source, end of sentence included.
+        target_lengths: the same for targets.
+        batch_tokens: bound on rows x (longest source + longest target) of a micro-batch.
+        pool: how many shuffled pairs are sorted together; larger pads less, smaller mixes more.
+        skip_oversized: leave out pairs above the budget instead of refusing.
+
+    Returns:
+        Micro-batches of pair numbers; every pair (that is not skipped) is in exactly one.
+
+    Raises:
+        UserError: a pair exceeds the budget alone and is not to be skipped.
+    """
+    source = np.asarray(source_lengths, dtype=np.int64)
+    target = np.asarray(target_lengths, dtype=np.int64)
+    large = oversized(source, target, batch_tokens=batch_tokens)
+    if len(large) and not skip_oversized:
+        worst = int((source + target)[large].max())
+        raise UserError(
+            f"{len(large)} of {len(source)} pairs do not fit into train.batch_tokens="
+            f"{batch_tokens} (the longest needs {worst}, pair {int(large[0]) + 1} is the first); "
+            f"raise train.batch_tokens or filter long pairs out"
+        )
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(source))
+    if len(large):
+        order = order[~np.isin(order, large)]
+    batches: list[np.ndarray] = []
+    for start in range(0, len(order), pool):
+        pairs = order[start : start + pool]
+        pairs = pairs[_serpentine(source[pairs], target[pairs])]
+        batches += _cut(pairs, source[pairs], target[pairs], batch_tokens)
+    return [batches[number] for number in rng.permutation(len(batches))]
+
+
+def _serpentine(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Sort by source length; targets rise in one source length and fall in the next.
+
+    A batch that spans two source lengths then meets the same end of the target lengths in both.
+    """
+    _, rank = np.unique(source, return_inverse=True)
+    return np.lexsort((np.where(rank % 2, -target, target), source))
+
+
+def _cut(
+    pairs: np.ndarray, source: np.ndarray, target: np.ndarray, budget: int
+) -> list[np.ndarray]:
+    """Cut sorted pairs greedily; a step of the loop is a micro-batch, not a pair."""
+    batches = []
+    start = 0
+    while start < len(pairs):
+        end = start + budget // int(source[start] + target[start])
+        width = source[start:end] + np.maximum.accumulate(target[start:end])
+        rows = np.arange(1, len(width) + 1)
+        count = int(np.searchsorted(width * rows, budget, side="right"))
+        batches.append(pairs[start : start + count])
+        start += count
+    return batches
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """A place in training: the epoch (from 0) and the micro-batches consumed in its plan."""
+
+    epoch: int = 0
+    consumed: int = 0
+
+    def after(self, plan: Sequence[np.ndarray], *, accumulate: int) -> Cursor:
+        """The place after one more update."""
+        consumed = self.consumed + accumulate
+        return Cursor(self.epoch + 1) if consumed >= len(plan) else Cursor(self.epoch, consumed)
+
+
+def update_of(
+    plan: Sequence[np.ndarray], consumed: int, *, accumulate: int
+) -> list[tuple[int, np.ndarray]]:
+    """The ``accumulate`` micro-batches of the update at ``consumed``, as (position, pairs).
+
+    The last update of an epoch is filled with empty micro-batches. Positions count micro-batches
+    within the epoch; they seed dropout, so that it does not depend on the number of processes.
+    """
+    batches = list(plan[consumed : consumed + accumulate])
+    batches += [EMPTY] * (accumulate - len(batches))
+    return list(enumerate(batches, start=consumed))
+
+
+def share(
+    update: Sequence[tuple[int, np.ndarray]], *, rank: int, world: int
+) -> list[tuple[int, np.ndarray]]:
+    """Every ``world``-th micro-batch, from ``rank`` on; all ranks get equally many."""
+    mine = list(update[rank::world])
+    end = update[-1][0] + 1
+    each = -(-len(update) // world)
+    return mine + [(end + rank, EMPTY)] * (each - len(mine))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch as tensors; all ids are int64, masks are True where a token is.
+
+    ``target_in`` starts with bos and ``target_out`` ends with eos: row t of the one predicts
+    row t of the other. ``kept_N`` numbers the kept positions of the flattened target, known here
+    without asking the device. The empty batch has one row that keeps no target position, so that
+    every model can run it, and weighs nothing.
+    """
+
+    source_BS: Tensor
+    source_keep_BS: Tensor
+    target_in_BT: Tensor
+    target_out_BT: Tensor
+    target_keep_BT: Tensor
+    kept_N: Tensor
+    index_B: Tensor
+
+    @property
+    def rows(self) -> int:
+        return len(self.index_B)
+
+    @property
+    def target_tokens(self) -> int:
+        """Target tokens that count, end of sentence included."""
+        return len(self.kept_N)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """A copy on ``device``; the transfer to a GPU does not wait."""
+        if torch.device(device).type == "cuda":
+            return Batch(*(t.pin_memory().to(device, non_blocking=True) for t in self._tensors()))
+        return Batch(*(tensor.to(device) for tensor in self._tensors()))
+
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return (
+            self.source_BS,
+            self.source_keep_BS,
+            self.target_in_BT,
+            self.target_out_BT,
+            self.target_keep_BT,
+            self.kept_N,
+            self.index_B,
+        )
+
+
+def collate(
+    source_rows: Sequence[Sequence[int] | np.ndarray],
+    target_rows: Sequence[Sequence[int] | np.ndarray],
+    *,
+    pad: int,
+    bos: int,
+    eos: int,
+    index: np.ndarray | None = None,
+) -> Batch:
+    """Pad rows of ids (without special ids) into a ``Batch``; every source ends in eos.
+
+    Args:
+        index: the pair number of each row; 0, 1, … when not given.
+    """
+    if len(source_rows) != len(target_rows):
+        raise ValueError(f"{len(source_rows)} source rows, {len(target_rows)} target rows")
+    numbers = np.arange(len(source_rows)) if index is None else np.asarray(index)
+    if not len(source_rows):
+        source, source_keep = _padded([()], pad, eos)
+        target = np.full((1, 1), pad)
+        target_in, target_keep = np.full((1, 1), bos), np.zeros((1, 1), dtype=bool)
+    else:
+        source, source_keep = _padded(source_rows, pad, eos)
+        target, target_keep = _padded(target_rows, pad, eos)
+        target_in = np.full_like(target, pad)
+        target_in[:, 0] = bos
+        target_in[:, 1:] = np.where(target_keep[:, 1:], target[:, :-1], pad)
+    return Batch(
+        source_BS=torch.from_numpy(source),
+        source_keep_BS=torch.from_numpy(source_keep),
+        target_in_BT=torch.from_numpy(target_in),
+        target_out_BT=torch.from_numpy(target),
+        target_keep_BT=torch.from_numpy(target_keep),
+        kept_N=torch.from_numpy(np.flatnonzero(target_keep)),
+        index_B=torch.from_numpy(numbers.astype(np.int64)),
+    )
+
+
+def _padded(
+    rows: Sequence[Sequence[int] | np.ndarray], pad: int, eos: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows + eos as one [B, longest] int64 array, and the mask of what is not padding."""
+    lengths = np.fromiter((len(row) + 1 for row in rows), np.int64, len(rows))
+    keep = np.arange(int(lengths.max()))[None, :] < lengths[:, None]
+    ids = np.full(keep.shape, pad, dtype=np.int64)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = row
+    ids[np.arange(len(rows)), lengths - 1] = eos
+    return ids, keep
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch's plan and what is needed to make its batches."""
+
+    plan: list[np.ndarray]
+    source: Rows
+    target: Rows
+    source_lengths: np.ndarray  # as fed, end of sentence included
+    target_lengths: np.ndarray
+    pad: int
+    bos: int
+    eos: int
+
+    def batch(self, pairs: np.ndarray) -> Batch:
+        """The pairs as tensors; none of them gives the empty batch."""
+        return collate(
+            [self.source[number] for number in pairs.tolist()],
+            [self.target[number] for number in pairs.tolist()],
+            pad=self.pad,
+            bos=self.bos,
+            eos=self.eos,
+            index=pairs,
+        )
+
+    def target_tokens(self, pairs: np.ndarray) -> int:
+        """How many target tokens count in these pairs, end of sentence included."""
+        return int(self.target_lengths[pairs].sum())
+
+    def tokens(self, pairs: np.ndarray) -> tuple[int, int]:
+        """(real, padded) source plus target tokens of a micro-batch."""
+        if not len(pairs):
+            return 0, 0
+        source, target = self.source_lengths[pairs], self.target_lengths[pairs]
+        return int(source.sum() + target.sum()), len(pairs) * int(source.max() + target.max())
+
+
+Sampler = Callable[[int], tuple[Rows, Rows]]
+
+
+@dataclass(kw_only=True)
+class TrainingPairs:
+    """Where the loop gets its epochs from: stored ids, or ids sampled anew each epoch.
+
+    Args:
+        source, target: the stored ids.
+        sample: epoch -> freshly segmented (source, target) ids, see ``subword_sampler``; a pair
+            whose sampled ids are above the budget or the model's positions keeps its stored ids.
+        max_source, max_target: positions the model knows, end (or begin) of sentence included.
+    """
+
+    source: Rows
+    target: Rows
+    batch_tokens: int
+    pool: int
+    seed: int
+    pad: int
+    bos: int
+    eos: int
+    skip_oversized: bool = False
+    sample: Sampler | None = None
+    max_source: int | None = None
+    max_target: int | None = None
+    _last: tuple[int, Epoch] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.source) != len(self.target):
+            raise ValueError(f"{len(self.source)} sources, {len(self.target)} targets")
+        if not len(self.source):
+            raise UserError("there is no pair to train on; look at the funnel of nmt prepare")
+
+    def epoch(self, number: int) -> Epoch:
+        """The plan and the ids of epoch ``number`` (the last one asked for is remembered)."""
+        if self._last is None or self._last[0] != number:
+            self._last = (number, self._make(number))
+        return self._last[1]
+
+    def _make(self, number: int) -> Epoch:
+        source, target = self.source, self.target
+        if self.sample is not None:
+            source, target = self._fitting(*self.sample(number))
+        source_lengths = np.asarray(source.lengths, dtype=np.int64) + 1
+        target_lengths = np.asarray(target.lengths, dtype=np.int64) + 1
+        plan = make_plan(
+            source_lengths,
+            target_lengths,
+            batch_tokens=self.batch_tokens,
+            pool=self.pool,
+            seed=self.seed,
+            epoch=number,
+            skip_oversized=self.skip_oversized,
+        )
+        if not plan:
+            raise UserError(
+                f"every pair is above train.batch_tokens={self.batch_tokens}; raise it"
+            )
+        return Epoch(
+            plan, source, target, source_lengths, target_lengths, self.pad, self.bos, self.eos
+        )
+
+    def _fitting(self, source: Rows, target: Rows) -> tuple[Rows, Rows]:
+        """Sampled ids where they fit, stored ids elsewhere: chance must not stop a long run."""
+        source_lengths, target_lengths = source.lengths + 1, target.lengths + 1
+        misfit = source_lengths + target_lengths > self.batch_tokens
+        if self.max_source is not None:
+            misfit |= source_lengths > self.max_source
+        if self.max_target is not None:
+            misfit |= target_lengths > self.max_target
+        if not misfit.any():
+            return source, target
+        return _Either(source, self.source, misfit), _Either(target, self.target, misfit)
+
+
+@dataclass(frozen=True)
+class _Either:
+    """Rows of ``first``, but of ``second`` where the mask is True."""
+
+    first: Rows
+    second: Rows
+    use_second: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.where(self.use_second, self.second.lengths, self.first.lengths)
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __getitem__(self, row: int, /) -> np.ndarray:
+        return self.second[row] if self.use_second[row] else self.first[row]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows in two arrays: all ids, and where each row starts (one more offset than rows)."""
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int, /) -> np.ndarray:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+
+def subword_sampler(
+    texts: Sequence[Callable[[int, int], list[str]]],
+    encoders: Sequence[Callable[[list[str], int], list[list[int]]]],
+    *,
+    pairs: int,
+    seed: int,
+) -> Sampler:
+    """Segment the corpus anew each epoch (Kudo 2018, subword regularisation).
+
+    Each block of ``BLOCK`` pairs is encoded with a seed derived from (seed, epoch, side, block),
+    so an epoch can be made again without the ones before it.
+
+    Args:
+        texts: for source and target, (start, end) -> the sentences of these pairs.
+        encoders: for source and target, (sentences, seed) -> sampled ids; runs in one thread.
+    """
+
+    def side(epoch: int, number: int) -> Packed:
+        values, lengths = [], []
+        for block, start in enumerate(range(0, pairs, BLOCK)):
+            sentences = texts[number](start, min(start + BLOCK, pairs))
+            rows = encoders[number](sentences, derive_seed(seed, epoch, number, block))
+            lengths += [len(row) for row in rows]
+            values.append(np.fromiter((i for row in rows for i in row), np.int32))
+        return Packed(np.concatenate(values), np.concatenate([[0], np.cumsum(lengths)]))
+
+    return lambda epoch: (side(epoch, 0), side(epoch, 1))

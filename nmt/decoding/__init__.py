@@ -1,0 +1,1 @@
+"""Decoding: search, text in and text out, word alignment."""

@@ -1,0 +1,96 @@
+"""Label-smoothed cross-entropy: a sum and a count, never a mean.
+
+Shape letters: B rows, T target length, D width, V vocabulary, N kept target positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# How many logits are in float at a time: what stays in a CPU's cache, or fills a GPU.
+# Measured at [2048, 8000], width 256, one core: 32 rows at a time cost 20 ms over the projection
+# itself (335 ms), F.cross_entropy 190 ms, recomputing the projection in chunks 210 ms.
+CPU_CHUNK = 2**18
+GPU_CHUNK = 2**25
+
+
+@dataclass(frozen=True)
+class LossSums:
+    """Sums over target tokens, on the device; divide by the tokens of a whole update.
+
+    ``loss`` is what one minimises, ``nll`` the plain negative log-likelihood in nats (its mean's
+    exponential is the perplexity), ``tokens`` how many target tokens they sum over.
+    """
+
+    loss: Tensor
+    nll: Tensor
+    tokens: int
+
+
+def label_smoothed_cross_entropy(
+    project: Callable[[Tensor], Tensor],
+    hidden_BTD: Tensor,
+    target_out_BT: Tensor,
+    kept_N: Tensor,
+    *,
+    smoothing: float,
+) -> LossSums:
+    """Cross-entropy against (1 - smoothing) x one-hot + smoothing / V (Szegedy et al. 2016, 7).
+
+    Only kept positions are projected. The softmax runs in float32 (float64 for float64 logits),
+    a few rows at a time, and its gradient takes the place of the logits: besides the logits in
+    the compute precision there is no second [N, V] tensor. A non-finite sum makes the gradient
+    non-finite too, so that whoever checks gradients has checked the loss.
+
+    Args:
+        project: hidden states to logits; they must be a fresh tensor that ``project`` itself
+            does not need for its gradient (autograd raises otherwise).
+        kept_N: the positions of the flattened [B*T] target that count.
+    """
+    hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, kept_N)
+    target_N = target_out_BT.flatten().index_select(0, kept_N)
+    loss, nll = _SmoothedCrossEntropy.apply(project(hidden_ND), target_N, smoothing)
+    return LossSums(loss, nll.detach(), len(kept_N))
+
+
+class _SmoothedCrossEntropy(torch.autograd.Function):
+    """(logits [N,V], targets [N], smoothing) -> (loss sum, nll sum), both 0-d."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits_NV: Tensor, target_N: Tensor, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
+        vocabulary = logits_NV.shape[1]
+        chunk = CPU_CHUNK if logits_NV.device.type == "cpu" else GPU_CHUNK
+        exact = torch.float64 if logits_NV.dtype == torch.float64 else torch.float32
+        loss = torch.zeros((), dtype=exact, device=logits_NV.device)
+        nll = torch.zeros_like(loss)
+        rows = max(1, chunk // vocabulary)
+        # Detached, the pieces still share the version counter: a hidden user of them is noticed.
+        for piece_CV, target_C in zip(
+            logits_NV.detach().split(rows), target_N.split(rows), strict=True
+        ):
+            logits_CV, target_C1 = piece_CV.to(exact), target_C.unsqueeze(1)
+            lse_C1 = logits_CV.logsumexp(1, keepdim=True)
+            piece_nll = (lse_C1 - logits_CV.gather(1, target_C1)).sum()
+            uniform = (lse_C1.squeeze(1) - logits_CV.mean(1)).sum() if smoothing else 0.0
+            nll += piece_nll
+            loss += (1 - smoothing) * piece_nll + smoothing * uniform
+            if ctx.needs_input_grad[0]:
+                grad_CV = logits_CV.sub(lse_C1).exp_().sub_(smoothing / vocabulary)
+                grad_CV.scatter_add_(1, target_C1, (smoothing - 1) * torch.ones_like(lse_C1))
+                piece_CV.copy_(grad_CV)
+        ctx.save_for_backward(logits_NV, loss)
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        grad_NV, loss = ctx.saved_tensors
+        poison = 1 + 0 * loss  # 1, or NaN where the loss is not finite
+        return grad_NV.detach().mul_(grads[0] * poison), None, None

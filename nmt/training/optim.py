@@ -1,0 +1,111 @@
+"""Parameter groups, optimisers, and learning-rate schedules as pure functions of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from nmt.errors import UserError
+
+Schedule = Callable[[int], float]
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Trained parameters in two groups: matrices decay; biases, norms and embeddings do not.
+
+    A matrix that is tied to an embedding is an embedding.
+    """
+    embeddings = {
+        id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
+    }
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1 and id(parameter) not in embeddings
+            (decayed if decays else plain).append(parameter)
+    groups: list[dict[str, object]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def make_optimizer(
+    name: str,
+    model: nn.Module,
+    *,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> torch.optim.Optimizer:
+    """``adam`` (Kingma & Ba 2015; decay joins the gradient) or ``adamw`` (Loshchilov & Hutter 2019).
+
+    Always the fused kernel: at 7.8 M parameters on one core it takes 14 ms a step, the others 50
+    to 59 ms, and it can skip a step on the device, without asking the host (see loop.py). The
+    learning rate is set before every step.
+
+    Raises:
+        UserError: unknown name.
+    """
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    if name not in kinds:
+        raise UserError(f"unknown optim.name={name}; there are {', '.join(kinds)}")
+    groups = parameter_groups(model, weight_decay)
+    return kinds[name](groups, lr=0.0, betas=betas, eps=eps, fused=True)
+
+
+def make_schedule(
+    name: str,
+    *,
+    learning_rate: float,
+    warmup: int,
+    max_steps: int | None = None,
+    final_ratio: float = 0.0,
+) -> Schedule:
+    """Step (the first update is step 1) -> learning rate.
+
+    All schedules rise linearly to ``learning_rate`` at step ``warmup``. Then, with s the step:
+
+    - ``constant``: stays.
+    - ``inverse_sqrt``: learning_rate x sqrt(warmup / s) (Vaswani et al. 2017, eq. 3, with the
+      peak instead of the width as the constant).
+    - ``linear``, ``cosine``: falls to ``final_ratio`` x learning_rate at ``max_steps`` (cosine:
+      Loshchilov & Hutter 2017, eq. 5, one cycle) and stays there.
+
+    Raises:
+        UserError: unknown name; linear or cosine without an end behind the warm-up.
+    """
+    if name not in ("constant", "inverse_sqrt", "linear", "cosine"):
+        raise UserError(
+            f"unknown optim.schedule={name}; there are inverse_sqrt, cosine, linear, constant"
+        )
+    if name in ("linear", "cosine") and (max_steps is None or max_steps <= warmup):
+        raise UserError(
+            f"optim.schedule={name} needs an end: set train.max_steps above "
+            f"optim.warmup={warmup}, or take inverse_sqrt or constant"
+        )
+    end = max_steps or 0
+    first = max(warmup, 1)  # inverse_sqrt without warm-up starts at its peak
+
+    def rate(step: int) -> float:
+        if step <= warmup:
+            return learning_rate * step / warmup
+        if name == "constant":
+            return learning_rate
+        if name == "inverse_sqrt":
+            return learning_rate * math.sqrt(first / step)
+        progress = min(1.0, (step - warmup) / (end - warmup))
+        fall = 1 - progress if name == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        return learning_rate * (final_ratio + (1 - final_ratio) * fall)
+
+    return rate
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """One learning rate for all groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = value
