@@ -60,7 +60,9 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         least = {"beam": 1, "n_best": 1, "max_length": 1, "min_length": 0, "length_penalty": 0}
-        for name, low in (least | {"no_repeat_ngram": 0, "top_k": 0, "max_length_ratio": 0}).items():
+        for name, low in (
+            least | {"no_repeat_ngram": 0, "top_k": 0, "max_length_ratio": 0}
+        ).items():
             if getattr(self, name) < low:
                 raise UserError(f"search: {name} must be at least {low}, got {getattr(self, name)}")
         if self.temperature <= 0 or not 0 < self.top_p <= 1:
@@ -157,7 +159,9 @@ def search(
         cache = model.start(memory, state.reads(), max(limits) + 1)
         found: list[list[Hypothesis]] = [[] for _ in limits]
         while True:
-            hidden_N1D, cache = model.decode(state.tokens_BKT[:, :, -1].reshape(-1, 1), memory, cache)
+            hidden_N1D, cache = model.decode(
+                state.tokens_BKT[:, :, -1].reshape(-1, 1), memory, cache
+            )
             logits_NV = model.project(hidden_N1D[:, -1])
             logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
             normaliser_N = logits_NV.logsumexp(-1)
@@ -283,12 +287,16 @@ def _constrain(
         forced_B = forced_B.masked_fill(limit_B == length, eos)
     forced_N = forced_B.repeat_interleave(k)
     raw_N1 = logits_NV.gather(1, forced_N.clamp(min=0)[:, None])
+    end_N = logits_NV[:, eos].clone()
 
     logits_NV[:, never] = -torch.inf
     if length < options.min_length:
         logits_NV[:, eos] = -torch.inf
     if 0 < options.no_repeat_ngram <= length:
-        _forbid_repeats(logits_NV, state.tokens_BKT[:, :, 1:].flatten(0, 1), options, eos)
+        _forbid_repeats(logits_NV, state.tokens_BKT[:, :, 1:].flatten(0, 1), options)
+        # a hypothesis that may go nowhere may end, so that none is lost
+        stuck_N = logits_NV.amax(-1) == -torch.inf
+        logits_NV[:, eos] = torch.where(stuck_N, end_N, logits_NV[:, eos])
     if at_limit:
         cut_BK = ((forced_N == eos) & (logits_NV.argmax(-1) != eos)).view(b, k)
     if at_limit or length < state.prefix_BP.shape[1]:
@@ -299,22 +307,14 @@ def _constrain(
     return cut_BK
 
 
-def _forbid_repeats(
-    logits_NV: Tensor, tokens_NT: Tensor, options: SearchOptions, eos: int
-) -> None:
-    """Forbids tokens that would complete an n-gram the hypothesis already has.
-
-    Where that leaves nothing, the end token is allowed again, so that no hypothesis is lost.
-    """
+def _forbid_repeats(logits_NV: Tensor, tokens_NT: Tensor, options: SearchOptions) -> None:
+    """Forbids the tokens that would complete an n-gram which the hypothesis already has."""
     n = options.no_repeat_ngram
-    end_N = logits_NV[:, eos].clone()
     grams_NGn = tokens_NT.unfold(1, n, 1)
     suffix_N1n = tokens_NT[:, None, tokens_NT.shape[1] - n + 1 :]
     seen_NG = (grams_NGn[..., :-1] == suffix_N1n).all(-1)
-    last_NG = grams_NGn[..., -1]
-    logits_NV.scatter_add_(1, last_NG, torch.where(seen_NG, -torch.inf, 0.0).to(logits_NV.dtype))
-    stuck_N = logits_NV.amax(-1) == -torch.inf
-    logits_NV[:, eos] = torch.where(stuck_N, end_N, logits_NV[:, eos])
+    blocked_NG = torch.where(seen_NG, -torch.inf, 0.0).to(logits_NV.dtype)
+    logits_NV.scatter_add_(1, grams_NGn[..., -1], blocked_NG)
 
 
 def top(scores_NV: Tensor, k: int, block: int = 64) -> tuple[Tensor, Tensor]:

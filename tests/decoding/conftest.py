@@ -107,6 +107,13 @@ def make_source(rows: Sequence[Sequence[int]]) -> SimpleNamespace:
     return SimpleNamespace(ids_BS=ids, keep_BS=keep)
 
 
-@pytest.fixture
-def special() -> dict[str, int]:
-    return SPECIAL
+@pytest.fixture(scope="session")
+def scripted() -> SimpleNamespace:
+    """The helpers above, for tests (which are not imported as a package)."""
+    return SimpleNamespace(
+        Model=ScriptedModel,
+        random_script=random_script,
+        source=make_source,
+        special=SPECIAL,
+        EOS=EOS,
+    )
