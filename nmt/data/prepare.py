@@ -1,0 +1,498 @@
+"""Corpus in, prepared data out: read, clean, split, train the tokenizer, tokenise, write down.
+
+Prepared data lies in ``<cache>/<name>-<fingerprint>``. The fingerprint covers the settings and the
+content of every input, not their paths: a changed input leads to another folder, and the same data
+is found again wherever it lies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nmt import config
+from nmt.config import DataConfig, Source, TokenizerConfig
+from nmt.data import cleaning, corpus, staging
+from nmt.data.cleaning import Funnel
+from nmt.data.corpus import EMBEDDED_SPLITS, Corpus, Embedded, Hub, JsonLines, Table
+from nmt.data.prepared import FORMAT, Prepared, open_prepared
+from nmt.data.staging import Staged
+from nmt.data.store import Store, open_store
+from nmt.data.tokenizer import Tokenizers
+from nmt.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes may then do the same work twice, nothing worse
+    fcntl = None  # type: ignore[assignment]
+
+Report = Callable[[str], None]
+
+_MANY_UNKNOWN = 0.001  # a larger share of unknown tokens is worth a warning
+_ROUND_TRIP_TEXTS = 1_000
+
+
+def prepare(data: DataConfig, tokenizer: TokenizerConfig, *, report: Report) -> Prepared:
+    """Prepared data for these settings: found if it is up to date, else made.
+
+    Args:
+        data: which corpora, and how they are cleaned and split.
+        tokenizer: which vocabulary.
+        report: is called with each line meant for the user.
+
+    Raises:
+        UserError: anything wrong with the input, see the message.
+    """
+    cache = cache_folder(data.cache)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        parts = _find_parts(data)
+        inputs = _hash_inputs(parts, cache, report)
+        fingerprint = _fingerprint(data, tokenizer, parts, inputs)
+        folder = cache / f"{data.name}-{fingerprint[:10]}"
+        if _is_whole(folder):
+            report(f"data: {folder} (up to date)")
+        else:
+            with _locked(cache / f".{folder.name}.lock", report):
+                if not _is_whole(folder):  # nobody made it while we waited
+                    report(f"data: preparing {data.name}")
+                    identity = {"fingerprint": fingerprint, "inputs": inputs}
+                    _build(folder, data, tokenizer, parts, identity, report)
+            report(f"data: {folder}")
+    except OSError as error:
+        raise UserError(
+            f"cannot write prepared data in {cache}: {error.strerror or error}; "
+            "data.cache= names another folder"
+        ) from error
+    return open_prepared(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    return (folder / "manifest.json").exists()
+
+
+def cache_folder(cache: str | None) -> Path:
+    """Where prepared data goes: `cache`, $NMT_CACHE, the checkout, or the user's cache."""
+    if cache or os.environ.get("NMT_CACHE"):
+        return Path(cache or os.environ["NMT_CACHE"])
+    checkout = Path(__file__).resolve().parents[2]
+    if (checkout / "pyproject.toml").exists():
+        return checkout / "data" / "prepared"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nmt"
+
+
+# --- where the parts are -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One corpus and what it is for."""
+
+    split: str
+    name: str
+    corpus: Corpus
+    tag: str = ""
+
+    def described(self, hashes: dict[str, str]) -> dict[str, Any]:
+        """What the fingerprint covers: content and role, not where it lies."""
+        part = self.corpus.split if isinstance(self.corpus, Hub | Embedded) else ""
+        content = [hashes[str(path.resolve())] for path in self.corpus.inputs()]
+        return {"split": self.split, "tag": self.tag, "part": part, "content": content}
+
+
+def _find_parts(data: DataConfig) -> list[_Part]:
+    """Training first, then dev, then the test sets in their order."""
+    languages = _languages(data)
+    if data.source == Source.grammar:
+        if data.train or data.valid or data.test:
+            raise UserError("data.train= needs data=files, tsv, jsonl or hub")
+        lexicon, sizes = config.resource("lexicon_en_fr.yaml"), asdict(data.grammar)
+        return [
+            _Part(
+                split, split, Embedded(split=split, lexicon=lexicon, reverse=data.reverse, **sizes)
+            )
+            for split in EMBEDDED_SPLITS
+        ]
+    parts = [
+        _Part("train", c.name, _corpus(data, c, "train", languages), c.tag) for c in data.train
+    ]
+    parts += [
+        _Part("valid", c.name, _corpus(data, c, "validation", languages), c.tag) for c in data.valid
+    ]
+    parts += [_Part(c.name, c.name, _corpus(data, c, "test", languages), c.tag) for c in data.test]
+    parts += _hub_parts(data, parts)
+    for part in parts:
+        known = part.split in ("train", "valid")
+        if not known and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", part.split):
+            raise UserError(f"data.test: {part.split!r} cannot be the name of a test set")
+        if any(c.name in ("train", "valid") for c in data.test):
+            raise UserError("data.test: a test set cannot be called train or valid")
+    for c in data.train:
+        if c.weight != 1.0:
+            raise UserError(f"data.train: corpus {c.name}: only weight 1 is supported so far")
+    return parts
+
+
+def _languages(data: DataConfig) -> tuple[str, str]:
+    first, second = data.languages.split("-")
+    return (second, first) if data.reverse else (first, second)
+
+
+def _corpus(data: DataConfig, c: config.Corpus, split: str, languages: tuple[str, str]) -> Corpus:
+    """The reader for one corpus of the configuration, its sides in the direction of translation."""
+    root, path, columns = Path(data.root), c.path, tuple(data.columns)
+    if data.reverse:
+        columns = columns[1::-1]
+        path = path[1::-1]
+    if c.kind == Source.files:
+        return corpus.plain_files(path, languages, root, data.hint)
+    if len(path) != 1:
+        raise UserError(f"data: corpus {c.name}: {c.kind} takes one path, got {path}")
+    if c.kind == Source.sacrebleu:
+        return corpus.sacrebleu_files(path[0], languages)
+    if c.kind == Source.hub:
+        return _hub(data, path[0], split, languages, columns)
+    if c.kind == Source.jsonl:
+        return JsonLines(root / path[0], columns or languages, data.hint)
+    if not all(column.isdecimal() for column in columns):
+        raise UserError(f"data.columns of a TSV file are numbers from 0, got {data.columns}")
+    order = (1, 0) if data.reverse else (0, 1)
+    return Table(root / path[0], tuple(map(int, columns)) or order, data.hint)
+
+
+def _hub(
+    data: DataConfig, path: str, split: str, languages: tuple[str, str], columns: tuple[str, ...]
+) -> Hub:
+    folder = Path(data.root) / path
+    name, _, part = (path, "", "") if folder.is_dir() else path.partition(":")
+    folder = Path(data.root) / name
+    return Hub(
+        name,
+        part or split,
+        languages,
+        subset=data.subset,
+        columns=columns,
+        folder=folder if folder.is_dir() else None,
+        hint=data.hint,
+    )
+
+
+def _hub_parts(data: DataConfig, parts: Sequence[_Part]) -> list[_Part]:
+    """The dev and test parts that a hub data set brings along where none were named."""
+    first = parts[0].corpus
+    if not isinstance(first, Hub) or (data.valid and data.test):
+        return []
+    there, found = first.splits(), []
+    for split, names, given in (
+        ("valid", ("validation", "valid", "dev"), data.valid),
+        ("test", ("test",), data.test),
+    ):
+        name = next((name for name in names if name in there and name != first.split), None)
+        if name and not given:
+            found.append(_Part(split, split, replace(first, split=name)))
+    return found
+
+
+# --- have the inputs changed ---------------------------------------------------------------------
+
+
+def _hash_inputs(parts: Sequence[_Part], cache: Path, report: Report) -> dict[str, Any]:
+    """SHA-256, size and time of every input; hashed again only if size or time changed."""
+    path = cache / "hashes.json"
+    try:
+        known = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    inputs = {}
+    for file in dict.fromkeys(file.resolve() for part in parts for file in part.corpus.inputs()):
+        state, before = file.stat(), known.get(str(file))
+        now: dict[str, Any] = {"size": state.st_size, "mtime_ns": state.st_mtime_ns}
+        if before is None or {**before, **now} != before:
+            with file.open("rb") as stream:
+                now["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
+            if before is not None and before["sha256"] != now["sha256"]:
+                report(f"data: {file} has changed since it was prepared")
+            before = now
+        inputs[str(file)] = before
+    if any(known.get(file) != facts for file, facts in inputs.items()):
+        draft = path.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps({**known, **inputs}, indent=1), "utf-8")
+        draft.replace(path)
+    return inputs
+
+
+def _fingerprint(
+    data: DataConfig, tokenizer: TokenizerConfig, parts: Sequence[_Part], inputs: dict[str, Any]
+) -> str:
+    hashes = {file: facts["sha256"] for file, facts in inputs.items()}
+    vocabulary = asdict(tokenizer)
+    del vocabulary["sampling"]  # only training draws
+    settings = {
+        "format": FORMAT,
+        "languages": _languages(data),
+        "parts": [part.described(hashes) for part in parts],
+        "grammar": asdict(data.grammar) if data.source == Source.grammar else None,
+        "columns": data.columns,
+        "subset": data.subset,
+        "sizes": [data.valid_size, data.test_size],
+        "filters": asdict(data.filters),
+        "invalid_utf8": data.invalid_utf8,
+        "tokenizer": vocabulary,
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _locked(path: Path, report: Report) -> Iterator[None]:
+    """One process at a time; the lock goes with the process that holds it."""
+    with path.open("w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                report("data: waiting for another process that prepares the same")
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# --- the work ------------------------------------------------------------------------------------
+
+
+def _build(
+    folder: Path,
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    parts: Sequence[_Part],
+    identity: dict[str, Any],
+    report: Report,
+) -> None:
+    """Make the folder under another name, and rename it when it is whole."""
+    draft = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        manifest = {"format": FORMAT, **identity, "languages": _languages(data)}
+        manifest |= {"config": {"data": asdict(data), "tokenizer": asdict(tokenizer)}}
+        manifest |= {"versions": {name: version(name) for name in ("sentencepiece", "pyarrow")}}
+        manifest |= _fill(draft, data, tokenizer, parts, report)
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        (draft / "manifest.json").write_text(text, "utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _fill(
+    draft: Path,
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    parts: Sequence[_Part],
+    report: Report,
+) -> dict[str, Any]:
+    """Write everything but the manifest, and return its results."""
+    notes: Counter[str] = Counter()
+    held_out = _read_held_out(data, parts, notes)
+    staged, funnel, overlap = _read_training(draft / "stage.arrow", data, parts, held_out, notes)
+    sizes = _missing_sizes(data, held_out, staged, report)
+    if sizes:
+        funnel.held_out = staged.split_off(sizes)
+    for line in (*funnel.lines(), *(f"  {what}: {count:,}" for what, count in notes.items())):
+        report(line)
+    _report_overlap(overlap, report)
+    _check_funnel(funnel, data)
+
+    tokenizers = staging.train_tokenizers(
+        staged,
+        joint=tokenizer.joint,
+        model_type=str(tokenizer.type),
+        vocab_size=tokenizer.vocab_size,
+        character_coverage=tokenizer.character_coverage,
+        byte_fallback=tokenizer.byte_fallback,
+        user_symbols=_symbols(tokenizer, parts),
+    )
+    tokenizers.save(draft / "tokenizer")
+    chunks = {name: staging.in_chunks(rows) for name, rows in held_out.items()}
+    chunks |= {name: staged.chunks(number) for number, name in enumerate(sizes, 1)}
+    splits = {"train": staging.write_split(draft / "train.arrow", staged.chunks(0), tokenizers)}
+    for name in ("valid", *(name for name in chunks if name != "valid")):
+        splits[name] = staging.write_split(draft / f"{name}.arrow", chunks[name], tokenizers)
+    _write_references(draft / "references", held_out)
+    _write_gold(draft / "gold", parts, staged.numbers[staged.part == 0])
+    (draft / "stage.arrow").unlink()
+    _report_splits(splits, open_store(draft / "train.arrow"), tokenizers, report)
+    sides = {"source_size": tokenizers.source.size, "target_size": tokenizers.target.size}
+    return {
+        "funnel": funnel.as_dict(),
+        "overlap": overlap,
+        "notes": dict(notes),
+        "tokenizer": {"hash": tokenizers.hash, "joint": tokenizers.joint, **sides},
+        "splits": splits,
+    }
+
+
+def _read_held_out(
+    data: DataConfig, parts: Sequence[_Part], notes: Counter[str]
+) -> dict[str, list[tuple[str, ...]]]:
+    """Dev and test sets, whole: no filter touches them."""
+    drop = data.invalid_utf8 == config.InvalidUtf8.drop
+    held_out: dict[str, list[tuple[str, ...]]] = {}
+    for part in parts:
+        if part.split == "train":
+            continue
+        rows = held_out.setdefault(part.split, [])
+        for row in part.corpus.rows(notes, drop_invalid=drop):
+            if row is None:
+                notes[f"{part.split}: lines dropped that are not UTF-8"] += 1
+            else:
+                rows.append((staging.with_tag(row[0], part.tag), *row[1:]))
+        if not rows:
+            raise UserError(f"data.{part.split}: {part.corpus.inputs()[0]} has no pairs")
+    return held_out
+
+
+def _read_training(
+    path: Path,
+    data: DataConfig,
+    parts: Sequence[_Part],
+    held_out: dict[str, list[tuple[str, ...]]],
+    notes: Counter[str],
+) -> tuple[Staged, Funnel, dict[str, dict[str, int]]]:
+    """Training text through all filters; the overlap with dev and test is always measured."""
+    chosen, funnel = data.filters, Funnel()
+    source_language, target_language = _languages(data)
+    switches = asdict(chosen)
+    filters = cleaning.pair_filters(
+        (name for name in cleaning.PAIR_FILTERS if switches[name]),
+        source_language=source_language,
+        target_language=target_language,
+        max_words=chosen.max_words,
+        max_characters=chosen.max_characters,
+        max_ratio=chosen.max_ratio,
+        min_script_share=chosen.min_script_share,
+    )
+    staged = staging.stage(
+        path,
+        [(part.corpus, part.tag) for part in parts if part.split == "train"],
+        filters,
+        funnel,
+        notes,
+        drop_invalid=data.invalid_utf8 == config.InvalidUtf8.drop,
+    )
+    if chosen.duplicate_pair:
+        funnel.removed["duplicate_pair"] = staged.remove_repeated(staged.pairs)
+    if chosen.duplicate_source:
+        funnel.removed["duplicate_source"] = staged.remove_repeated(staged.sources)
+    overlap = {name: staged.overlap(rows) for name, rows in held_out.items()}
+    if chosen.overlap:
+        for rows in held_out.values():
+            funnel.removed["overlap"] += staged.remove_overlap(rows)
+    return staged, funnel, overlap
+
+
+def _missing_sizes(
+    data: DataConfig, held_out: dict[str, Any], staged: Staged, report: Report
+) -> dict[str, int]:
+    """How many pairs to split off for dev and test where there are none: at most a tenth each."""
+    sizes = {}
+    limit = max(1, int(np.count_nonzero(staged.part == 0)) // 10)
+    has_test = bool(held_out.keys() - {"valid"})
+    for name, size, missing in (
+        ("valid", data.valid_size, "valid" not in held_out),
+        ("test", data.test_size, not has_test),
+    ):
+        if missing and size:
+            sizes[name] = min(size, limit)
+            if size > limit:
+                report(
+                    f"  data.{name}_size={size} is more than a tenth of the corpus; {limit} it is"
+                )
+    if "valid" not in held_out and "valid" not in sizes:
+        raise UserError("training needs dev data: give data.valid= or data.valid_size= above 0")
+    return sizes
+
+
+def _check_funnel(funnel: Funnel, data: DataConfig) -> None:
+    most = "".join(f", most by {name}" for name, _ in funnel.removed.most_common(1))
+    if funnel.kept == 0:
+        raise UserError(f"no pair is left for training of {funnel.read:,} read{most}")
+    if funnel.removed_share > data.max_removed:
+        raise UserError(
+            f"the filters removed {funnel.removed_share:.0%} of {funnel.read:,} pairs{most}; if "
+            f"that is right, allow it with data.max_removed= (now {data.max_removed})"
+        )
+
+
+def _symbols(tokenizer: TokenizerConfig, parts: Sequence[_Part]) -> list[str]:
+    """The user's symbols and the tags of corpora, each once."""
+    tags = [part.tag for part in parts if part.tag]
+    for tag in tags:
+        if " " in tag:
+            raise UserError(f"the tag of a corpus cannot have a space: {tag!r}")
+    return list(dict.fromkeys([*tokenizer.user_symbols, *tags]))
+
+
+def _write_references(folder: Path, held_out: dict[str, list[tuple[str, ...]]]) -> None:
+    for name, rows in held_out.items():
+        if len(rows[0]) > 2:
+            folder.mkdir(exist_ok=True)
+            references = [list(texts) for texts in zip(*(row[1:] for row in rows), strict=True)]
+            (folder / f"{name}.json").write_text(json.dumps(references), "utf-8")
+
+
+def _write_gold(folder: Path, parts: Sequence[_Part], training_rows: np.ndarray) -> None:
+    """One JSON line a pair, in the order of the store."""
+    for part in parts:
+        if not isinstance(part.corpus, Embedded):
+            continue
+        folder.mkdir(exist_ok=True)
+        wanted = set(training_rows.tolist()) if part.split == "train" else None
+        with (folder / f"{part.split}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+            for number, facts in enumerate(part.corpus.gold()):
+                if wanted is None or number in wanted:
+                    file.write(json.dumps(facts, ensure_ascii=False) + "\n")
+
+
+def _report_overlap(overlap: dict[str, dict[str, int]], report: Report) -> None:
+    for name, counts in overlap.items():
+        report(
+            f"  overlap with {name}: {counts['sources']:,} training pairs share the source, "
+            f"{counts['pairs']:,} of them the target too"
+        )
+
+
+def _report_splits(
+    splits: dict[str, Any], train: Store, tokenizers: Tokenizers, report: Report
+) -> None:
+    """Sizes, lengths and what the vocabulary cannot write."""
+    for name, numbers in splits.items():
+        lengths = [f"{numbers[side]['mean_length']:.1f}" for side in ("source", "target")]
+        report(f"  {name}: {numbers['pairs']:,} pairs, {' + '.join(lengths)} tokens on average")
+        for side in ("source", "target"):
+            unknown = numbers[side]["unknown_share"]
+            if unknown > _MANY_UNKNOWN:
+                report(
+                    f"warning: {unknown:.2%} of the {side} tokens of {name} are unknown; "
+                    "tokenizer.byte_fallback=true spells them"
+                )
+    for side, tokenizer, texts in (
+        ("source", tokenizers.source, train.source_texts(0, _ROUND_TRIP_TEXTS)),
+        ("target", tokenizers.target, train.target_texts(0, _ROUND_TRIP_TEXTS)),
+    ):
+        if changed := staging.changed_by_tokenizer(texts, tokenizer):
+            report(
+                f"warning: {len(changed)} of {len(texts)} {side} texts do not come back from the "
+                f"tokenizer as they were, for example {changed[0][:80]!r}"
+            )

@@ -1,0 +1,107 @@
+"""A prepared folder, read back: tokenizers, memory-mapped splits, references, gold."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nmt.data.store import Store, open_store
+from nmt.data.tokenizer import Tokenizers
+from nmt.errors import UserError
+
+FORMAT = 1
+"""Format number of the folder, in its manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A prepared folder, memory-mapped."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    tokenizers: Tokenizers
+    train: Store
+    valid: Store
+    tests: dict[str, Store]
+
+    @property
+    def source_language(self) -> str:
+        return str(self.manifest["languages"][0])
+
+    @property
+    def target_language(self) -> str:
+        return str(self.manifest["languages"][1])
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of settings and content, whole."""
+        return str(self.manifest["fingerprint"])
+
+    def split(self, name: str) -> Store:
+        """``train``, ``valid`` or a test set. Raises UserError for another name."""
+        splits = {"train": self.train, "valid": self.valid, **self.tests}
+        if name not in splits:
+            near = difflib.get_close_matches(name, splits, n=1)
+            guess = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"there is no split {name!r}; there are {', '.join(splits)}{guess}")
+        return splits[name]
+
+    def sources(self, split: str) -> list[str]:
+        return self.split(split).source_texts()
+
+    def references(self, split: str) -> list[list[str]]:
+        """R lists of N reference texts."""
+        store = self.split(split)
+        path = self.folder / "references" / f"{split}.json"
+        if path.exists():
+            return list(json.loads(path.read_text("utf-8")))
+        return [store.target_texts()]
+
+    def gold(self, split: str) -> list[dict[str, Any]] | None:
+        """Alignment, tags and antecedents of each pair of the embedded corpus, else None."""
+        self.split(split)
+        path = self.folder / "gold" / f"{split}.jsonl"
+        if not path.exists():
+            return None
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            return [json.loads(line) for line in lines]
+
+
+def open_prepared(folder: Path) -> Prepared:
+    """Memory-map a prepared folder. Raises UserError when it is missing or damaged."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} holds no prepared data ({error}); prepare it again") from None
+    if manifest["format"] != FORMAT:
+        raise UserError(
+            f"{folder} has format {manifest['format']}, this version reads {FORMAT}; prepare again"
+        )
+    tokenizers = Tokenizers.load(folder / "tokenizer")
+    if tokenizers.hash != manifest["tokenizer"]["hash"]:
+        raise UserError(f"{folder}: data and tokenizer do not belong together; prepare it again")
+    stores = {name: open_store(folder / f"{name}.arrow") for name in manifest["splits"]}
+    for name, store in stores.items():
+        if len(store) != manifest["splits"][name]["pairs"]:
+            raise UserError(f"{folder}/{name}.arrow is not the file that was prepared")
+    train, valid = stores.pop("train"), stores.pop("valid")
+    return Prepared(folder, manifest, tokenizers, train, valid, stores)
+
+
+def show_examples(prepared: Prepared, count: int, report: Callable[[str], None]) -> None:
+    """Report `count` pairs spread evenly over the training data, with tags where there are any."""
+    gold = prepared.gold("train")
+    rows = np.linspace(0, len(prepared.train) - 1, min(count, len(prepared.train))).astype(int)
+    for row in rows.tolist():
+        facts = gold[row] if gold else {}
+        report(f"[train {row}] {', '.join(facts.get('tags', []))}".rstrip())
+        report(f"  {prepared.source_language}  {prepared.train.source_text(row)}")
+        report(f"  {prepared.target_language}  {prepared.train.target_text(row)}")
+        if facts:
+            report("  alignment  " + " ".join(f"{i}-{j}" for i, j in facts["alignment"]))

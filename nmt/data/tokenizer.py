@@ -1,0 +1,220 @@
+"""SentencePiece: train, load, encode, decode, sample. The special ids live here and nowhere else.
+
+Unigram follows Kudo (2018, "Subword Regularization"), BPE Sennrich et al. (2016). Text is composed
+(Unicode NFC) and otherwise left alone: what goes in comes out again, except that runs of spaces
+become one and spaces at the ends go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sentencepiece
+
+from nmt.errors import UserError
+
+PAD, UNK, BOS, EOS = 0, 1, 2, 3
+
+_SILENT = frozenset((PAD, BOS, EOS))
+_TRAINING_THREADS = 4  # part of the result: the sums of unigram training depend on their number
+_LONGEST_TRAINING_TEXT = 16_384  # bytes; longer ones would cost memory and teach nothing
+
+
+class Tokenizer:
+    """One SentencePiece model with the ids `PAD, UNK, BOS, EOS`."""
+
+    def __init__(self, proto: bytes) -> None:
+        self._proto = proto
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=proto)
+        self.size: int = self._processor.get_piece_size()
+        self.hash: str = hashlib.sha256(proto).hexdigest()
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        *,
+        model_type: str,
+        vocab_size: int,
+        character_coverage: float = 1.0,
+        byte_fallback: bool = True,
+        user_symbols: Sequence[str] = (),
+    ) -> Tokenizer:
+        """Train on `texts`; the same texts in the same order give the same model.
+
+        Args:
+            texts: training text, one sentence each.
+            model_type: ``unigram`` or ``bpe``.
+            vocab_size: number of pieces, special ids and bytes included.
+            character_coverage: share of the characters that get a piece of their own.
+            byte_fallback: spell other characters as UTF-8 bytes; without it they are unknown.
+            user_symbols: strings that are always one piece.
+
+        Raises:
+            UserError: no text, or a vocabulary that these texts do not support.
+        """
+        proto = io.BytesIO()
+        texts = _composed(texts)
+        first = next(texts, None)
+        if first is None:
+            raise UserError("there is no text to train the tokenizer on")
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=_chained(first, texts),
+                model_writer=proto,
+                model_type=model_type,
+                vocab_size=vocab_size,
+                character_coverage=character_coverage,
+                byte_fallback=byte_fallback,
+                user_defined_symbols=list(user_symbols),
+                normalization_rule_name="identity",
+                max_sentence_length=_LONGEST_TRAINING_TEXT,
+                num_threads=_TRAINING_THREADS,
+                pad_id=PAD,
+                unk_id=UNK,
+                bos_id=BOS,
+                eos_id=EOS,
+                minloglevel=2,
+            )
+        except (RuntimeError, OSError) as error:
+            raise _explained(str(error), vocab_size) from None
+        return cls(proto.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        """Read a model file. Raises UserError when it is missing or damaged."""
+        try:
+            return cls(path.read_bytes())
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"cannot read the tokenizer {path}: {error}") from None
+
+    def save(self, path: Path) -> None:
+        path.write_bytes(self._proto)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without begin and end."""
+        threads = 1 if len(texts) < 256 else min(os.cpu_count() or 1, 16)
+        ids: list[list[int]] = self._processor.encode(
+            list(_composed(texts, empty=True)), num_threads=threads
+        )
+        return ids
+
+    def sample(
+        self, texts: Sequence[str], *, alpha: float, nbest: int = -1, seed: int
+    ) -> list[list[int]]:
+        """Like `encode`, with a segmentation drawn at random; the seed decides which.
+
+        For unigram, `alpha` sharpens the distribution over segmentations (Kudo 2018, eq. 9; 0 is
+        uniform) of which the `nbest` likeliest take part, -1 for all. For BPE it is the probability
+        that a merge is left out (Provilkov et al. 2020) and `nbest` has no meaning.
+        """
+        sentencepiece.set_random_generator_seed(seed % (2**32 - 1))
+        ids: list[list[int]] = self._processor.encode(
+            list(_composed(texts, empty=True)),
+            enable_sampling=True,
+            alpha=alpha,
+            nbest_size=nbest,
+            num_threads=1,
+        )
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids; padding, begin and end are dropped, an unknown shows as ⁇."""
+        text: str = self._processor.decode([int(i) for i in ids if i not in _SILENT])
+        return text
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The piece of each id; ▁ marks the start of a word."""
+        return [self._processor.id_to_piece(int(i)) for i in ids]
+
+    def byte_ids(self) -> list[int]:
+        """Ids of the pieces that spell one byte; empty without byte fallback."""
+        return [i for i in range(self.size) if self._processor.is_byte(i)]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizers:
+    """The tokenizers of both sides; one and the same object when the vocabulary is joint."""
+
+    source: Tokenizer
+    target: Tokenizer
+
+    @property
+    def joint(self) -> bool:
+        return self.source is self.target
+
+    @property
+    def hash(self) -> str:
+        """Identity of the vocabulary: data and weights belong together if it is equal."""
+        if self.joint:
+            return self.source.hash
+        return hashlib.sha256(f"{self.source.hash} {self.target.hash}".encode()).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Write ``joint.model``, or ``source.model`` and ``target.model``; ``tokenizer.json``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.joint:
+            self.source.save(folder / "joint.model")
+        else:
+            self.source.save(folder / "source.model")
+            self.target.save(folder / "target.model")
+        card = {"format": 1, "joint": self.joint, "hash": self.hash}
+        card |= {"source_size": self.source.size, "target_size": self.target.size}
+        (folder / "tokenizer.json").write_text(json.dumps(card, indent=2) + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizers:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: missing, damaged, or not the vocabulary that was saved.
+        """
+        try:
+            card = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"there is no tokenizer in {folder}: {error}") from None
+        if card["joint"]:
+            source = target = Tokenizer.load(folder / "joint.model")
+        else:
+            source = Tokenizer.load(folder / "source.model")
+            target = Tokenizer.load(folder / "target.model")
+        tokenizers = cls(source, target)
+        if tokenizers.hash != card["hash"]:
+            raise UserError(f"the tokenizer in {folder} is damaged: its files were changed")
+        return tokenizers
+
+
+def _composed(texts: Iterable[str], *, empty: bool = False) -> Iterator[str]:
+    """Texts in Unicode NFC; empty ones are skipped unless `empty`."""
+    for text in texts:
+        if text or empty:
+            yield text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def _chained(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def _explained(message: str, vocab_size: int) -> UserError:
+    """The errors of SentencePiece's trainer in words that name what to type."""
+    if found := re.search(r"too high.*?<= (\d+)", message):
+        return UserError(
+            f"a vocabulary of {vocab_size:,} is larger than this text supports; the largest "
+            f"possible is tokenizer.vocab_size={found[1]}"
+        )
+    if found := re.search(r"smaller than required_chars. \d+ vs (\d+)", message):
+        return UserError(
+            f"a vocabulary of {vocab_size:,} is smaller than the characters of this text; the "
+            f"smallest possible is tokenizer.vocab_size={found[1]}, or lower "
+            "tokenizer.character_coverage"
+        )
+    return UserError(f"SentencePiece cannot train the tokenizer: {message.splitlines()[0]}")
