@@ -12,7 +12,7 @@ import os
 import tempfile
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -148,13 +148,16 @@ def _register() -> None:
         store.store(group=group, name=f"base_{group}", node=schema)
 
 
-def compose(words: Sequence[str], file: Path | None = None) -> Config:
+def compose(
+    words: Sequence[str], file: Path | None = None, verbatim: Mapping[str, str] | None = None
+) -> Config:
     """Compose the configuration of a run.
 
     Args:
         words: Hydra overrides, checked here.
         file: the user's own preset (``--config FILE``): sections with keys, and ``group: name`` or
             ``defaults: [override /group: name]`` for choices. Typed words win over it.
+        verbatim: dotted keys with values that Hydra's grammar must not read, such as paths.
 
     Raises:
         UserError: an unknown key or value, a value out of range, an impossible pair.
@@ -165,7 +168,8 @@ def compose(words: Sequence[str], file: Path | None = None) -> Config:
         if file is not None:
             words = [f"experiment={_as_experiment(file, Path(folder))}", *words]
             extra = [Path(folder)]
-        return to_config(_hydra(extra, words))
+        config = to_config(_hydra(extra, words))
+    return with_values(config, verbatim) if verbatim else config
 
 
 def _hydra(extra: list[Path], words: Sequence[str]) -> DictConfig:
@@ -282,6 +286,14 @@ def with_words(config: Config, words: Sequence[str]) -> Config:
             tree[key] = OmegaConf.merge(base, preset)
         else:
             OmegaConf.update(tree, key, value)
+    return to_config(tree)
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """A copy of a configuration with some dotted keys set; every range checked again."""
+    tree = OmegaConf.create(plain(config))
+    for key, value in values.items():
+        OmegaConf.update(tree, key, value)
     return to_config(tree)
 
 

@@ -1,0 +1,331 @@
+"""`nmt <command> [arguments] [key=value …]`: what may be typed, and which module answers.
+
+Importing this module and asking for help costs nothing: a command's code, and with it Hydra and
+torch, is imported only when the command runs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from nmt.errors import UserError
+
+VERBATIM = (
+    "text",
+    "input",
+    "output",
+    "run",
+    "source",
+    "target",
+    "prefix",
+    "checkpoint",
+    "hypotheses",
+    "references",
+    "data.root",
+    "data.cache",
+)
+"""Keys whose value is everything after the first ``=``: Hydra's grammar never sees it."""
+
+SEARCH = ("search", "search.*")
+DEVICE = ("train.device", "train.precision", "train.threads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One word of the command line.
+
+    ``own`` maps the keys that belong to the command alone to their help; ``words`` names the
+    configuration keys it accepts (``group.*`` for a whole section); ``positional`` the keys that
+    words without ``=`` fill, in order (the last one again and again where ``many``).
+    """
+
+    summary: str
+    usage: str
+    examples: tuple[str, ...]
+    own: dict[str, str] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
+    flags: dict[str, str] = field(default_factory=dict)
+    positional: tuple[str, ...] = ()
+
+
+_RUN = {"run": "the run directory", "checkpoint": "best (default), last, average or step-N"}
+_EVERYTHING = ("data", "tokenizer", "model", "attention", "optim", "train", "search")
+
+COMMANDS = {
+    "prepare": Command(
+        summary="read, clean, split and tokenise a corpus",
+        usage="nmt prepare [data=NAME] [key=value …]",
+        examples=(
+            "nmt prepare data=mini_en_fr data.show=20",
+            "nmt prepare data=files data.languages=en-de data.train=corpus/train",
+        ),
+        own={
+            "data.root": "the folder in which corpus files lie",
+            "data.cache": "the folder for prepared data",
+        },
+        words=("data", "data.*", "tokenizer", "tokenizer.*", "experiment", "debug", "seed"),
+        flags={"--config": "FILE: a preset of your own; typed keys win over it"},
+    ),
+    "train": Command(
+        summary="prepare if needed, train, validate, keep the best",
+        usage="nmt train [data=NAME] [model=NAME] [attention=NAME] [key=value …]",
+        examples=(
+            "nmt train model=lstm attention=luong_dot seed=2",
+            "nmt train run=runs/mine train.max_minutes=30 optim.learning_rate=1e-3",
+            "nmt train run=runs/mine            # goes on where it stopped",
+            "nmt train model=transformer_small --dry-run",
+        ),
+        own={
+            "run": "the run directory; default runs/<data>-<model>-<attention>-s<seed>",
+            "data.root": "the folder in which corpus files lie",
+            "data.cache": "the folder for prepared data",
+        },
+        words=(*_EVERYTHING, *(f"{g}.*" for g in _EVERYTHING), "experiment", "debug", "seed"),
+        flags={
+            "--config": "FILE: a preset of your own; typed keys win over it",
+            "--dry-run": "show configuration, size, steps and memory; write nothing",
+        },
+        positional=("run",),
+    ),
+    "evaluate": Command(
+        summary="score a run, or a file of translations, against references",
+        usage="nmt evaluate run=RUN [split=test] | hypotheses=FILE references=FILE[,FILE …]",
+        examples=(
+            "nmt evaluate run=runs/mine split=test search.beam=5",
+            "nmt evaluate hypotheses=out.fr references=test.fr language=fr",
+        ),
+        own={
+            **_RUN,
+            "split": "train, valid, test (default) or the name of a test set",
+            "hypotheses": "a file of translations, instead of a run",
+            "references": "its references; several files with commas between them",
+            "source": "its source sentences, for the table by length",
+            "language": "target language of hypotheses=, for the tokenizer of BLEU",
+            "tokenized": "true: the files are tokenised text; scores it as tok_bleu_lc",
+            "format": "text (default) or json",
+            "data.root": "the folder in which corpus files lie",
+            "data.cache": "the folder for prepared data",
+        },
+        words=(*SEARCH, *DEVICE),
+        positional=("run",),
+    ),
+    "translate": Command(
+        summary="translate lines: N in, N out, in the same order",
+        usage="nmt translate run=RUN [text=SENTENCE | input=FILE] [output=FILE] < in > out",
+        examples=(
+            "nmt translate run=runs/mine < in.en > out.fr",
+            "nmt translate run=runs/mine text='A dog runs.' format=jsonl search.n_best=3",
+        ),
+        own={
+            **_RUN,
+            "text": "one sentence",
+            "input": "a file, one sentence a line; default standard input",
+            "output": "a file; default standard output",
+            "prefix": "a file of forced beginnings of the translations, one a line",
+            "format": "text (default) or jsonl: scores, n-best, alignment",
+        },
+        words=(*SEARCH, *DEVICE, "seed"),
+        positional=("run", "text"),
+    ),
+    "align": Command(
+        summary="which word attends to which: Pharaoh lines, heat maps, matrices",
+        usage="nmt align run=RUN (text=SENTENCE | source=FILE target=FILE) [output=…]",
+        examples=(
+            "nmt align run=runs/mine text='A dog runs.' output=dog.png",
+            "nmt align run=runs/mine source=in.en target=in.fr > alignments.txt",
+        ),
+        own={
+            **_RUN,
+            "text": "a sentence: it is translated, then explained",
+            "source": "a file of sentences, with target= their given translations",
+            "target": "the translations to be explained",
+            "output": "a .png, .svg or .json file, or a folder for one file a sentence",
+            "format": "pharaoh (default), json",
+            "layer": "a decoder layer counted from 0; default: the mean of all",
+            "head": "a head counted from 0; default: the mean of all",
+            "eos": "keep (default) or drop the end-of-sentence column",
+            "words": "true (default): whole words; false: sub-words",
+        },
+        words=(*SEARCH, *DEVICE),
+        positional=("run", "text"),
+    ),
+    "score": Command(
+        summary="log-probability of given translations",
+        usage="nmt score run=RUN source=FILE target=FILE",
+        examples=("nmt score run=runs/mine source=in.en target=in.fr",),
+        own={**_RUN, "source": "a file of sentences", "target": "their translations"},
+        words=DEVICE,
+        positional=("run",),
+    ),
+    "info": Command(
+        summary="what a run is: model, size, data, scores, versions",
+        usage="nmt info run=RUN",
+        examples=("nmt info run=runs/mine", "nmt info run=runs/mine format=json"),
+        own={"run": "the run directory", "format": "text (default) or json"},
+        positional=("run",),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What was typed, sorted by who reads it."""
+
+    command: str
+    own: dict[str, str]
+    """The command's own keys, verbatim."""
+    words: list[str]
+    """Configuration words for Hydra."""
+    flags: frozenset[str]
+    config: Path | None
+
+    def run(self) -> Path:
+        """The run directory that was named.
+
+        Raises:
+            UserError: none was.
+        """
+        if "run" not in self.own:
+            raise UserError(f"nmt {self.command} needs run=…, a run directory such as runs/mine")
+        return Path(self.own["run"])
+
+    def choice(self, key: str, *names: str) -> str:
+        """The value of an own key that comes from a closed set; the first name is the default."""
+        value = self.own.get(key, names[0])
+        if value not in names:
+            near = difflib.get_close_matches(value, names, n=1, cutoff=0.0)
+            raise UserError(f"{key}={value}: no such value; did you mean {near[0]!r}?")
+        return value
+
+
+def help_text() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:{width}}  {c.summary}" for name, c in COMMANDS.items())
+    return (
+        "usage: nmt <command> [arguments] [key=value …]\n\n"
+        f"{rows}\n\n"
+        "nmt <command> --help explains one of them; NMT_DEBUG=1 shows tracebacks."
+    )
+
+
+def command_help(name: str) -> str:
+    command = COMMANDS[name]
+    lines = [f"usage: {command.usage}", "", command.summary[0].upper() + command.summary[1:] + "."]
+    if command.own or command.flags:
+        rows = {**command.own, **command.flags}
+        width = max(map(len, rows))
+        lines += ["", *(f"  {key:{width}}  {text}" for key, text in rows.items())]
+    if command.words:
+        lines += ["", "configuration: " + ", ".join(command.words), *_presets(command)]
+    return "\n".join([*lines, "", "examples:", *(f"  {e}" for e in command.examples)])
+
+
+def _presets(command: Command) -> list[str]:
+    from nmt.config import resource
+
+    folder = resource("configs")
+    groups = [word for word in command.words if (folder / word).is_dir()]
+    names = {g: sorted(f.stem for f in (folder / g).glob("*.yaml")) for g in groups}
+    return [f"  {group}={'|'.join(found)}" for group, found in names.items() if found]
+
+
+def parse(name: str, argv: Sequence[str]) -> Arguments:
+    """Sort what was typed after the command's name.
+
+    Raises:
+        UserError: a flag or key that the command does not know, or too many bare words.
+    """
+    command = COMMANDS[name]
+    own: dict[str, str] = {}
+    words: list[str] = []
+    flags: set[str] = set()
+    bare: list[str] = []
+    config: Path | None = None
+    rest = iter(argv)
+    for token in rest:
+        key, equals, value = token.partition("=")
+        if token.startswith("-"):
+            if key not in command.flags:
+                _unknown(key, [*command.flags, "--help"], f"nmt {name} has no flag")
+            if key == "--config":
+                config = Path(value if equals else next(rest, ""))
+            flags.add(key)
+        elif not equals and not token.startswith(("+", "~")):
+            bare.append(token)
+        elif key in command.own:
+            own[key] = value
+        else:
+            _check_key(key, name, command)
+            words.append(token)
+    if len(bare) > len(command.positional):
+        raise UserError(f"nmt {name} does not know what to do with {bare[-1]!r}; use key=value")
+    for key, value in zip(command.positional, bare, strict=False):
+        if key in own:
+            raise UserError(f"{key} is given twice: {own[key]!r} and {value!r}")
+        own[key] = value
+    return Arguments(command=name, own=own, words=words, flags=frozenset(flags), config=config)
+
+
+def _check_key(key: str, name: str, command: Command) -> None:
+    """Refuse, before anything heavy is imported, keys of sections the command does not read."""
+    bare = key.lstrip("+~")
+    section = bare.partition(".")[0]
+    if bare in command.words or f"{section}.*" in command.words or bare.startswith("hydra."):
+        return
+    known = [*command.own, *(w for w in command.words if not w.endswith("*"))]
+    _unknown(bare, known, f"nmt {name} has no key")
+
+
+def _unknown(word: str, known: list[str], text: str) -> NoReturn:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"it knows {', '.join(known)}"
+    raise UserError(f"{text} {word!r}; {hint}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status.
+
+    A :class:`UserError` becomes one line on stderr and status 1; ``NMT_DEBUG=1`` lets it through
+    with its traceback.
+    """
+    typed = list(sys.argv[1:] if argv is None else argv)
+    if not typed or typed[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    if typed[0] == "--version":
+        from nmt import __version__
+
+        print(f"nmt {__version__}")
+        return 0
+    try:
+        name = typed[0]
+        if name not in COMMANDS:
+            _unknown(name, list(COMMANDS), "there is no command")
+        if any(word in ("-h", "--help") for word in typed[1:]):
+            print(command_help(name))
+            return 0
+        arguments = parse(name, typed[1:])
+        module = importlib.import_module(f"nmt.commands.{name}")
+        status = module.main(arguments)
+        assert isinstance(status, int)
+        return status
+    except UserError as error:
+        if os.environ.get("NMT_DEBUG"):
+            raise
+        print(f"nmt: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader of our output went away (| head); point stdout elsewhere so that the
+        # interpreter's last flush does not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("nmt: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,223 @@
+"""The run directory: what it is called, who may write it, and how it is read back.
+
+::
+
+    runs/NAME/config.yaml  tokenizer/  checkpoints/  log.jsonl  tensorboard/  scores.json
+
+It is complete in itself: it can be copied to another machine and read there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nmt import compose
+from nmt.config import Config
+from nmt.data.tokenizer import Tokenizers
+from nmt.errors import UserError
+from nmt.models.build import build_model
+from nmt.models.seq2seq import Seq2Seq
+from nmt.training.checkpoint import find_entry, load_weights
+from nmt.training.distributed import pick_device
+
+NAMED = ("data", "model", "attention", "seed")
+"""Typed keys that a run's default name spells out; all others go into its hash."""
+
+MAY_CHANGE = (
+    "train.max_steps",
+    "train.max_epochs",
+    "train.max_minutes",
+    "train.patience",
+    "train.log_every",
+    "train.device",
+    "train.threads",
+    "data.root",
+    "data.cache",
+)
+"""Keys that may differ when a run is taken up again; all others belong to what the run is."""
+
+
+def default_run(config: Config, words: Sequence[str], file: Path | None) -> Path:
+    """``runs/<data>-<model>-<attention>-s<seed>``, with a hash of whatever else was typed."""
+    other = sorted(word for word in words if word.partition("=")[0] not in NAMED)
+    if file is not None:
+        other.append(file.read_text(encoding="utf-8"))
+    name = f"{config.data.name}-{config.model.name}-{config.attention.preset}-s{config.seed}"
+    if other:
+        name += "-" + hashlib.sha256("\0".join(other).encode()).hexdigest()[:6]
+    return Path("runs") / name
+
+
+def differences(stored: Config, typed: Config, words: Sequence[str]) -> list[str]:
+    """Where the typed words disagree with a stored run, as ``key: stored, typed`` lines.
+
+    A typed group (``model=lstm``) stands for all keys of its section, an experiment for all keys.
+    """
+    old, new = compose.flat(stored), compose.flat(typed)
+    heads = [word.lstrip("+~").partition("=")[0] for word in words]
+    everything = any(head in compose.EXTRA_GROUPS for head in heads)
+
+    def said(key: str) -> bool:
+        return everything or any(key == head or key.startswith(f"{head}.") for head in heads)
+
+    return [
+        f"{key} is {old[key]!r}, you typed {new[key]!r}"
+        for key in new
+        if said(key) and key not in ("run", *MAY_CHANGE) and old.get(key) != new[key]
+    ]
+
+
+def taken_up(stored: Config, typed: Config, words: Sequence[str], run: Path) -> Config:
+    """The configuration with which an existing run goes on: the stored one with what may change.
+
+    Raises:
+        UserError: the typed words describe another run; shows the difference.
+    """
+    found = differences(stored, typed, words)
+    if found:
+        raise UserError(
+            f"{run} is a run of another configuration: {'; '.join(found)}. "
+            "Choose another run=…, or go on with its own: nmt train run=" + str(run)
+        )
+    heads = {word.partition("=")[0] for word in words}
+    changes = {key: compose.flat(typed)[key] for key in MAY_CHANGE if key in heads}
+    return compose.with_values(stored, changes)
+
+
+@contextmanager
+def owned(run: Path) -> Iterator[None]:
+    """Hold a run directory for writing; one process at a time.
+
+    Raises:
+        UserError: another process holds it, or it cannot be written.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        handle = open(run / ".lock", "w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to {run}: {error.strerror}") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{run} is being trained by another process") from None
+        yield
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run opened for reading: its configuration, tokenizers and the weights of a checkpoint."""
+
+    path: Path
+    config: Config
+    tokenizers: Tokenizers
+    model: Seq2Seq
+    checkpoint: str
+    """Name of its folder, such as ``step-00001000``."""
+    step: int
+    device: torch.device
+
+
+def stored_config(run: Path) -> Config:
+    """The configuration of an existing run.
+
+    Raises:
+        UserError: it is no run directory.
+    """
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run directory{_others(run)}")
+    return compose.load(run / "config.yaml")
+
+
+def _others(run: Path) -> str:
+    folder = run.parent if run.parent.is_dir() else Path("runs")
+    names = sorted(str(f.parent) for f in folder.glob("*/config.yaml"))
+    return compose.nearest(str(run), names) if names else "; nmt train makes one"
+
+
+def open_run(run: Path, *, checkpoint: str = "best", words: Sequence[str] = ()) -> Run:
+    """Open a run for reading.
+
+    Args:
+        run: the run directory.
+        checkpoint: ``best``, ``last``, ``average`` or ``step-N``.
+        words: typed configuration words, applied on top of the stored configuration.
+
+    Raises:
+        UserError: no run, no such checkpoint, a damaged one, or a tokenizer that is not the one
+            the run was trained with.
+    """
+    config = stored_config(run)
+    if words:
+        compose.check_words(words)
+        config = compose.with_words(config, words)
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    device = pick_device(config.train.device.value)
+    entry = find_entry(run / "checkpoints", checkpoint)
+    tokenizers = Tokenizers.load(run / "tokenizer")
+    weights = load_weights(run, checkpoint, tokenizer=tokenizers.hash)
+    model = empty_model(config, tokenizers)
+    load_into(model, weights, where=f"{run}, checkpoint {entry.name}")
+    model.to(device).eval()
+    return Run(
+        path=run,
+        config=config,
+        tokenizers=tokenizers,
+        model=model,
+        checkpoint=entry.name,
+        step=entry.step,
+        device=device,
+    )
+
+
+def empty_model(config: Config, tokenizers: Tokenizers) -> Seq2Seq:
+    """The model of a configuration, freshly initialised."""
+    return build_model(
+        config.model,
+        config.attention,
+        source_vocab=tokenizers.source.size,
+        target_vocab=tokenizers.target.size,
+    )
+
+
+def load_into(model: Seq2Seq, weights: Mapping[str, Tensor], *, where: str) -> None:
+    """Copy weights into a model of the same configuration.
+
+    Raises:
+        UserError: names or shapes differ; ``where`` says whose weights they are.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())
+        raise UserError(f"{where}: the weights do not fit config.yaml: {detail}") from error
+
+
+def read_json(path: Path, default: Any) -> Any:
+    """The content of a JSON file, or ``default`` where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return default
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON: {error}") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace a JSON file atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    text = json.dumps(content, ensure_ascii=False, indent=1)
+    temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
+    temporary.replace(path)

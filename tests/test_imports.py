@@ -1,0 +1,117 @@
+"""Imports point one way, and help imports nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nmt
+
+ROOT = Path(nmt.__file__).parent
+
+# Room or file -> what of nmt it may import. The longest matching name counts.
+ALLOWED = {
+    "errors": set(),
+    "config": {"errors"},
+    "compose": {"config", "errors"},
+    "data": {"data", "errors"},
+    "data.prepare": {"data", "config", "errors"},
+    "models": {"models", "errors"},
+    "models.build": {"models", "config", "errors"},
+    "training": {"training", "models", "data", "errors"},
+    "decoding": {"decoding", "models", "data", "errors"},
+    "evaluation": {"evaluation", "decoding", "models", "data", "errors"},
+    "runs": {"compose", "config", "data", "models", "training", "errors"},
+    "translator": {"runs", "config", "decoding", "models", "data", "errors"},
+    "commands": {
+        *("commands", "cli", "compose", "config", "runs", "translator", "errors"),
+        *("data", "models", "training", "decoding", "evaluation"),
+    },
+    "cli": {"config", "errors"},
+    "__main__": {"cli"},
+    "__init__": {"translator"},
+}
+
+
+def modules() -> list[tuple[str, Path]]:
+    found = []
+    for file in sorted(ROOT.rglob("*.py")):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        found.append((".".join(parts[:-1] if parts[-1] == "__init__" else parts), file))
+    return [(name or "__init__", file) for name, file in found]
+
+
+def imported(file: Path) -> set[str]:
+    """Modules of nmt that a file imports, anywhere in it, also late or for types only."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            # `from nmt import runs` imports a module, `from nmt.runs import Run` a name of one.
+            names = [f"nmt.{a.name}" for a in node.names] if node.module == "nmt" else [node.module]
+        else:
+            continue
+        found |= {name.removeprefix("nmt.") for name in names if name and name.startswith("nmt.")}
+    return found - {"__version__", "Translator"}
+
+
+def rule(module: str) -> set[str]:
+    matching = [name for name in ALLOWED if module == name or module.startswith(f"{name}.")]
+    assert matching, f"{module} is in no room that the import rule knows"
+    return ALLOWED[max(matching, key=len)]
+
+
+def within(name: str, allowed: set[str]) -> bool:
+    return any(name == a or name.startswith(f"{a}.") for a in allowed)
+
+
+@pytest.mark.parametrize(("module", "file"), modules(), ids=[name for name, _ in modules()])
+def test_imports_point_one_way(module: str, file: Path) -> None:
+    wrong = {name for name in imported(file) if not within(name, rule(module))}
+    assert not wrong, f"nmt.{module} must not import {sorted(wrong)}"
+
+
+def test_the_rule_sees_the_modules_it_is_about() -> None:
+    names = [name for name, _ in modules()]
+    assert len(names) >= 30
+    assert imported(ROOT / "runs.py") >= {"compose", "config"}
+
+
+def test_only_compose_knows_hydra() -> None:
+    users = {
+        module
+        for module, file in modules()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module])
+        if name and name.partition(".")[0] in ("hydra", "omegaconf")
+    }
+    assert users == {"compose"}
+
+
+def loaded_after(argv: list[str]) -> set[str]:
+    """Top-level packages in sys.modules after `nmt ARGV`, in a fresh process."""
+    code = (
+        "import sys; from nmt.cli import main; status = main(sys.argv[1:]);"
+        "print('|', *{m.partition('.')[0] for m in sys.modules}); sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.rpartition("|")[2].split())
+
+
+def test_help_imports_neither_hydra_nor_torch() -> None:
+    assert not loaded_after(["--help"]) & {"hydra", "omegaconf", "torch", "datasets", "numpy"}
+
+
+@pytest.mark.parametrize(
+    "command", ["prepare", "train", "evaluate", "translate", "align", "score", "info"]
+)
+def test_help_of_a_command_imports_neither_torch_nor_datasets(command: str) -> None:
+    assert not loaded_after([command, "--help"]) & {"torch", "datasets", "matplotlib"}
