@@ -1,7 +1,7 @@
 """Greedy, beam and sampled search over the Seq2Seq interface alone.
 
-Search never learns the architecture: it encodes once, asks for one step at a time, and reorders what
-the model handed out through ``Memory.select`` and ``Cache.select``.
+Search never learns the architecture: it encodes once, asks for one step at a time, and reorders
+what the model handed out through ``Memory.select`` and ``Cache.select``.
 
 Shapes: B sentences still searched, K hypotheses a sentence, N = B * K rows (the K of a sentence are
 neighbours), C candidates a sentence, V vocabulary, T tokens so far, Q best finished scores kept.
@@ -10,11 +10,11 @@ Dead places are marked by a log-probability of minus infinity.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,14 +31,14 @@ SLACK = 10
 class SearchOptions:
     """How to look for a translation.
 
-    ``beam=1`` is greedy search. A finished hypothesis leaves the beam and takes its place with it, so
-    that a sentence is over after ``beam`` finished hypotheses, and the beam of one is greedy by
-    construction. Lengths count target tokens without the end token. A sentence's limit is the least of
-    ``max_length``, ``max_length_ratio`` times its source tokens plus 10, and what the model knows;
-    there the end token is forced.
+    ``beam=1`` is greedy search. A finished hypothesis leaves the beam and takes its place with it,
+    so that a sentence is over after ``beam`` finished hypotheses, and the beam of one is greedy by
+    construction. Lengths count target tokens without the end token. A sentence's limit is the least
+    of ``max_length``, ``max_length_ratio`` times its source tokens plus 10, and what the model
+    knows; there the end token is forced.
 
-    With ``sample=True``, ``n_best`` translations are drawn independently and ``beam`` has no meaning;
-    ``top_k=0`` and ``top_p=1`` filter nothing.
+    With ``sample=True``, ``n_best`` translations are drawn independently and ``beam`` has no
+    meaning; ``top_k=0`` and ``top_p=1`` filter nothing.
 
     Raises:
         UserError: a value is out of range.
@@ -59,9 +59,9 @@ class SearchOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"beam": 1, "n_best": 1, "max_length": 1, "min_length": 0, "length_penalty": 0}
+        least = {"beam": 1, "n_best": 1, "max_length": 1, "min_length": 0, "seed": 0}
         for name, low in (
-            least | {"no_repeat_ngram": 0, "top_k": 0, "max_length_ratio": 0}
+            least | {"length_penalty": 0, "no_repeat_ngram": 0, "top_k": 0, "max_length_ratio": 0}
         ).items():
             if getattr(self, name) < low:
                 raise UserError(f"search: {name} must be at least {low}, got {getattr(self, name)}")
@@ -84,9 +84,9 @@ class SearchOptions:
 class Hypothesis:
     """One translation as token ids, without start and end token.
 
-    ``log_prob`` is the model's log P(ids, end | source): never filtered, tempered or renormalised, so
-    that it equals what scoring the same ids gives. ``score`` is ``log_prob`` over the length penalty.
-    ``finished`` is False where the length limit forced an end the model had not chosen.
+    ``log_prob`` is the model's log P(ids, end | source): never filtered, tempered or renormalised,
+    so that it equals what scoring the same ids gives. ``score`` is ``log_prob`` over the length
+    penalty. ``finished`` is False where the length limit forced an end the model had not chosen.
     """
 
     ids: list[int]
@@ -101,26 +101,8 @@ def length_penalty(tokens: Number, exponent: float) -> Number:
     n counts the end token, because its log-probability is in the sum being divided; lp is therefore
     1 for the empty translation.
     """
-    return ((5 + tokens) / 6) ** exponent
-
-
-@contextmanager
-def inference(model: Seq2Seq, precision: torch.dtype | None = None) -> Iterator[torch.device]:
-    """Evaluation mode without gradients, under autocast where a ``precision`` is given; restored after.
-
-    Yields the device of the model.
-    """
-    was_training = model.training
-    device = next(model.parameters()).device
-    model.eval()
-    try:
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, dtype=precision, enabled=precision is not None),
-        ):
-            yield device
-    finally:
-        model.train(was_training)
+    penalty: Number = ((5 + tokens) / 6) ** exponent
+    return penalty
 
 
 def search(
@@ -138,14 +120,15 @@ def search(
     """The best translations of each sentence, best first; at most ``n_best``, at least one.
 
     What a sentence gets does not depend on its batch-mates. A search stops early only where that
-    changes nothing: no live hypothesis can beat the worst of the ``n_best`` kept ones, since further
-    tokens add at best 0 to its log-probability and the limit bounds the penalty it is divided by.
+    changes nothing: no live hypothesis can beat the worst of the ``n_best`` kept ones, since
+    further tokens add at best 0 to its log-probability and the limit bounds the length penalty.
 
     Args:
         model: in evaluation mode (see `inference`).
         source: ids and keep mask (B, S), each source ending in the end token.
         prefix: target ids every hypothesis of the sentence must begin with.
-        keys: a number per sentence that, with ``options.seed``, fixes what is sampled; default 0, 1, …
+        keys: a number per sentence that, with ``options.seed``, fixes what is sampled; 0, 1, …
+            when not given.
 
     Raises:
         UserError: a prefix is longer than the positions the model knows.
@@ -210,10 +193,10 @@ class _State:
             row[: len(ids)] = torch.tensor(ids, dtype=torch.long)
         noise_BKT = None
         if options.sample:
-            noise_BKT = torch.zeros(b, k, max(limits) + 1)
+            noise_BKT = torch.zeros(b, k, max(limits) + 1, dtype=torch.float64)
             for row, key, limit in zip(noise_BKT, keys or range(b), limits, strict=True):
-                generator = torch.Generator().manual_seed((options.seed << 32) + key)
-                row[:, : limit + 1] = torch.rand(k, limit + 1, generator=generator)
+                noise = np.random.default_rng([options.seed, key]).random((k, limit + 1))
+                row[:, : limit + 1] = torch.from_numpy(noise)
             noise_BKT = noise_BKT.to(device)
         return cls(
             sentences=list(range(b)),
@@ -320,8 +303,8 @@ def _forbid_repeats(logits_NV: Tensor, tokens_NT: Tensor, options: SearchOptions
 def top(scores_NV: Tensor, k: int, block: int = 64) -> tuple[Tensor, Tensor]:
     """The k largest of each row, in order, with their places.
 
-    The same as ``torch.topk``, which on a CPU takes three times as long for 200 rows of 8,000: the k
-    largest lie in the k blocks with the largest maxima.
+    The same as ``torch.topk``, which on a CPU takes three times as long for 200 rows of 8,000: the
+    k largest lie in the k blocks with the largest maxima.
     """
     n, v = scores_NV.shape
     whole = v - v % block
@@ -339,7 +322,7 @@ def top(scores_NV: Tensor, k: int, block: int = 64) -> tuple[Tensor, Tensor]:
 def _expand(
     logits_NV: Tensor, normaliser_N: Tensor, state: _State, options: SearchOptions
 ) -> _Step:
-    """Beam search: the best continuations over all hypotheses of a sentence, as many as have room."""
+    """Beam search: the best continuations over all hypotheses of a sentence that have room."""
     b, k = state.log_prob_BK.shape
     best_NC, token_NC = top(logits_NV, min(options.beam, logits_NV.shape[1]))
     gained_BKC = (best_NC - normaliser_N[:, None]).view(b, k, -1)
@@ -367,7 +350,7 @@ def _draw(logits_NV: Tensor, normaliser_N: Tensor, state: _State, options: Searc
         before_NV = share_NV.cumsum(-1) - share_NV
         share_NV = share_NV.masked_fill(before_NV >= options.top_p, 0.0)
     mass_NV = share_NV.cumsum(-1)
-    noise_N1 = state.noise_BKT[:, :, state.length].reshape(-1, 1).double()
+    noise_N1 = state.noise_BKT[:, :, state.length].reshape(-1, 1)
     pick_N1 = torch.searchsorted(mass_NV, noise_N1 * mass_NV[:, -1:], right=True)
     pick_N1 = pick_N1.clamp(max=mass_NV.shape[1] - 1)
     token_N1 = pick_N1 if order_NV is None else order_NV.gather(1, pick_N1)
@@ -410,7 +393,7 @@ def _close(
 def _advance(
     step: _Step, ends_BC: Tensor, state: _State, options: SearchOptions
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None] | None:
-    """Moves the state one token on; sentences that are over and places nobody needs leave the batch.
+    """Moves the state one token on; sentences that are over and needless places leave the batch.
 
     Returns None when nothing is left, else (memory rows that stay, hypotheses that stay, the memory
     row each of them reads from now on), each None where nothing changes.

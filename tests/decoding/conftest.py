@@ -73,7 +73,7 @@ class ScriptedModel(nn.Module):
         past = list(cache.past)
         hidden = []
         for step in tgt_NT.T.tolist():
-            past = [p + (token,) for p, token in zip(past, step, strict=True)]
+            past = [(*p, token) for p, token in zip(past, step, strict=True)]
             assert max(map(len, past)) <= self.capacity
             hidden.append(
                 [
