@@ -1,0 +1,1 @@
+"""Translation models: one interface, two families, attention as independent choices."""

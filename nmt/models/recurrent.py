@@ -1,0 +1,494 @@
+"""LSTM and GRU encoder-decoders with a fixed context vector or with attention.
+
+What does not depend on the step before is computed for all target positions at once; a loop over
+time is left only where a context or an attentional vector enters the next step.
+Shape letters as in seq2seq.py, and G = 4 D (LSTM) or 3 D (GRU) gate pre-activations.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from nmt.models.attention import Attention
+from nmt.models.seq2seq import Attentions, Cache, Memory, Reads, Seq2Seq, Source, slots
+
+LayerState = tuple[Tensor, Tensor | None]  # hidden state and, of an LSTM, cell: [N, D] each
+
+
+@dataclass
+class State:
+    """Hidden states [N, L, D] of a stack; LSTM cells too, GRUs have none."""
+
+    hidden: Tensor
+    cell: Tensor | None
+
+    def select(self, rows: Tensor) -> State:
+        cell = None if self.cell is None else self.cell.index_select(0, rows)
+        return State(self.hidden.index_select(0, rows), cell)
+
+    def split(self) -> list[LayerState]:
+        """Hidden state and cell of each layer, bottom first."""
+        hiddens = self.hidden.unbind(1)
+        cells = [None] * len(hiddens) if self.cell is None else self.cell.unbind(1)
+        return list(zip(hiddens, cells, strict=True))
+
+    @classmethod
+    def join(cls, layers: list[LayerState]) -> State:
+        """The inverse of `split`."""
+        cells = [cell for _, cell in layers if cell is not None]
+        hidden = torch.stack([hidden for hidden, _ in layers], 1)
+        return cls(hidden, torch.stack(cells, 1) if cells else None)
+
+
+@dataclass(kw_only=True)
+class RecurrentMemory(Memory):
+    """Encoder states and keys, or a fixed summary; and where the decoder starts."""
+
+    state: State
+    values_BMD: Tensor | None = None
+    keys_BMA: Tensor | None = None
+    summary_BD: Tensor | None = None
+
+    def select(self, rows: Tensor) -> RecurrentMemory:
+        def take(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.index_select(0, rows)
+
+        return RecurrentMemory(
+            keep_BM=self.keep_BM.index_select(0, rows),
+            stream_BM=self.stream_BM.index_select(0, rows),
+            position_BM=self.position_BM.index_select(0, rows),
+            state=self.state.select(rows),
+            values_BMD=take(self.values_BMD),
+            keys_BMA=take(self.keys_BMA),
+            summary_BD=take(self.summary_BD),
+        )
+
+
+@dataclass
+class RecurrentCache(Cache):
+    """State after the last step; the vector fed to the next one where there is feeding."""
+
+    state: State
+    fed_ND: Tensor | None
+    reads: Reads
+
+    def select(self, rows: Tensor, reads: Tensor | None = None) -> RecurrentCache:
+        fed_ND = None if self.fed_ND is None else self.fed_ND.index_select(0, rows)
+        return RecurrentCache(self.state.select(rows), fed_ND, self.reads.select(rows, reads))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackSize:
+    """The numbers of a stack of recurrent layers."""
+
+    cell: str  # lstm | gru
+    embedding: int
+    width: int
+    layers: int
+    dropout: float
+
+    def rnn(self, inputs: int, *, bidirectional: bool = False) -> nn.LSTM | nn.GRU:
+        """PyTorch's layers, batch first, dropout between them; directions share the width."""
+        kind: type[nn.LSTM | nn.GRU] = {"lstm": nn.LSTM, "gru": nn.GRU}[self.cell]
+        return kind(
+            inputs,
+            self.width // 2 if bidirectional else self.width,
+            self.layers,
+            batch_first=True,
+            dropout=self.dropout if self.layers > 1 else 0.0,
+            bidirectional=bidirectional,
+        )
+
+
+class Encoder(nn.Module):
+    """Bidirectional stack over packed sentences; each direction has half the width."""
+
+    def __init__(self, size: StackSize) -> None:
+        super().__init__()
+        self.rnn = size.rnn(size.embedding, bidirectional=True)
+
+    def forward(self, embedded_BSE: Tensor, keep_BS: Tensor) -> tuple[Tensor, State]:
+        """States [B, S, D], zero on padding, and each layer's last state of both directions.
+
+        The last state is forward's after the last word and backward's after the first.
+        """
+        lengths_B = keep_BS.sum(1)
+        packed = pack_padded_sequence(
+            embedded_BSE,
+            lengths_B.clamp(min=1).cpu(),  # an empty row is read as one word and hidden by keep
+            batch_first=True,
+            enforce_sorted=False,
+        )
+        packed_states, last = self.rnn(packed)
+        states_BSD, _ = pad_packed_sequence(
+            packed_states, batch_first=True, total_length=keep_BS.shape[1]
+        )
+        hidden, cell = last if isinstance(last, tuple) else (last, None)
+        # What the decoder carries from step to step stays in full precision under autocast.
+        wide = embedded_BSE.dtype
+        state = State(_join(hidden).to(wide), None if cell is None else _join(cell).to(wide))
+        return states_BSD, state
+
+
+def _join(last: Tensor) -> Tensor:
+    """[B, L, D] from PyTorch's [L * 2, B, D / 2]: both directions side by side."""
+    pairs: Tensor = last.unflatten(0, (-1, 2))
+    return pairs.permute(2, 0, 1, 3).flatten(2)
+
+
+class Bridge(nn.Module):
+    """Where the decoder starts: zeros, the encoder's last states, or a layer learned from them.
+
+    last: decoder layer i of the upper ones starts where encoder layer i ended.
+    learned: tanh(W h) of the top encoder layer's last state, for each decoder layer and for hidden
+    and cell (Bahdanau et al. 2015, A.2.2, which reads the backward direction alone).
+    """
+
+    def __init__(self, size: StackSize, *, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.layers = size.layers
+        self.parts = 2 if size.cell == "lstm" else 1
+        outputs = self.parts * size.layers * size.width
+        self.out = nn.Linear(size.width, outputs) if kind == "learned" else None
+
+    def forward(self, last: State) -> State:
+        """The decoder's first state [B, L, D] from the encoder's last."""
+        if self.kind == "last":
+            cell = None if last.cell is None else last.cell[:, -self.layers :]
+            return State(last.hidden[:, -self.layers :], cell)
+        if self.out is not None:
+            start = self.out(last.hidden[:, -1]).tanh().to(last.hidden.dtype)
+            start = start.unflatten(1, (self.parts, self.layers, -1))
+        else:
+            rows, _, width = last.hidden.shape
+            start = last.hidden.new_zeros(rows, self.parts, self.layers, width)
+        return State(start[:, 0], start[:, 1] if self.parts == 2 else None)
+
+
+class FreeStack(nn.Module):
+    """Layers that run over all positions at once, because nothing is fed back into them."""
+
+    def __init__(self, size: StackSize, *, inputs: int) -> None:
+        super().__init__()
+        self.rnn = size.rnn(inputs)
+
+    def forward(self, x_NTI: Tensor, state: State) -> tuple[Tensor, State]:
+        """Top states [N, T, D] and the state after them."""
+        hidden = state.hidden.transpose(0, 1).contiguous()
+        if state.cell is None:
+            top_NTD, hidden = self.rnn(x_NTI, hidden)
+            return top_NTD, State(hidden.transpose(0, 1), None)
+        cell = state.cell.transpose(0, 1).contiguous()
+        top_NTD, (hidden, cell) = self.rnn(x_NTI, (hidden, cell))
+        return top_NTD, State(hidden.transpose(0, 1), cell.transpose(0, 1))
+
+
+class Gates(nn.Module):
+    """One recurrent layer, its projections apart, so that those of the inputs can be hoisted."""
+
+    def __init__(self, *, cell: str, inputs: int, width: int) -> None:
+        super().__init__()
+        self.lstm = cell == "lstm"
+        gates = (4 if self.lstm else 3) * width
+        self.inputs = nn.Linear(inputs, gates)
+        self.hidden = nn.Linear(width, gates)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -(width**-0.5), width**-0.5)
+
+    def forward(self, inputs_NG: Tensor, hidden_ND: Tensor, cell_ND: Tensor | None) -> LayerState:
+        """One step from projected inputs, in the state's precision; gates in PyTorch's order."""
+        inputs_NG = inputs_NG.to(hidden_ND.dtype)
+        gates_NG = self.hidden(hidden_ND).to(hidden_ND.dtype)
+        if cell_ND is not None:
+            gate_in, forget, new, gate_out = (inputs_NG + gates_NG).chunk(4, 1)
+            cell_ND = forget.sigmoid() * cell_ND + gate_in.sigmoid() * new.tanh()
+            return gate_out.sigmoid() * cell_ND.tanh(), cell_ND
+        reset_x, update_x, new_x = inputs_NG.chunk(3, 1)
+        reset_h, update_h, new_h = gates_NG.chunk(3, 1)
+        new = (new_x + (reset_x + reset_h).sigmoid() * new_h).tanh()
+        return torch.lerp(new, hidden_ND, (update_x + update_h).sigmoid()), None
+
+
+class FedStack(nn.Module):
+    """Layers that go step by step, because a vector of the step before enters the bottom one."""
+
+    def __init__(self, size: StackSize) -> None:
+        super().__init__()
+        cell, width = size.cell, size.width
+        self.bottom = Gates(cell=cell, inputs=size.embedding, width=width)
+        self.fed = nn.Linear(width, self.bottom.hidden.out_features, bias=False)
+        nn.init.uniform_(self.fed.weight, -(width**-0.5), width**-0.5)
+        self.upper = nn.ModuleList(
+            Gates(cell=cell, inputs=width, width=width) for _ in range(size.layers - 1)
+        )
+        self.dropout = nn.Dropout(size.dropout)
+
+    def hoist(self, x_NTE: Tensor) -> tuple[Tensor, ...]:
+        """The embeddings' share of the bottom gates, for all T positions at once: T x [N, G]."""
+        inputs_NTG: Tensor = self.bottom.inputs(x_NTE)
+        return inputs_NTG.unbind(1)
+
+    def forward(
+        self, inputs_NG: Tensor, fed_ND: Tensor, state: list[LayerState]
+    ) -> list[LayerState]:
+        """One step of all layers, from a position's hoisted inputs and the vector fed to it."""
+        inputs_NG = inputs_NG + self.fed(fed_ND)
+        after = [self.bottom(inputs_NG, *state[0])]
+        for layer, before in zip(self.upper, state[1:], strict=True):
+            assert isinstance(layer, Gates)
+            after.append(layer(layer.inputs(self.dropout(after[-1][0])), *before))
+        return after
+
+
+class Readout(nn.Module):
+    """tanh of one layer over several vectors, before the output layer."""
+
+    def __init__(self, *, inputs: int, width: int, bias: bool) -> None:
+        super().__init__()
+        self.out = nn.Linear(inputs, width, bias=bias)
+        nn.init.xavier_uniform_(self.out.weight)
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        """[..., D]."""
+        out: Tensor = self.out(torch.cat(parts, -1)).tanh()
+        return out
+
+
+class Decoder(nn.Module, ABC):
+    """How the source reaches the target."""
+
+    no_weights: str | None = None  # why there are no attention weights to show
+
+    @abstractmethod
+    def remember(self, memory: RecurrentMemory, states_BSD: Tensor, last: State) -> RecurrentMemory:
+        """The memory with what this decoder reads of the source, computed once."""
+
+    def first_fed(self, state: State) -> Tensor | None:
+        """What is fed to the first step, where an output is fed to the next."""
+        return None
+
+    @abstractmethod
+    def forward(
+        self,
+        x_NTE: Tensor,
+        memory: RecurrentMemory,
+        cache: RecurrentCache,
+        trace: list[Tensor] | None,
+    ) -> tuple[Tensor, RecurrentCache]:
+        """[N, T, D] for the output layer from embeddings; appends weights [N, T, M] to `trace`."""
+
+
+class FixedDecoder(Decoder):
+    """Reads one fixed vector at every step (Cho et al. 2014, Sect. 2.2 and Appendix A.1).
+
+    c = tanh(V h), h the encoder's last state of both directions; s_t = f(s_t-1, y_t-1, c);
+    the output layer reads tanh(W [s_t; y_t-1; c]), where the paper has maxout.
+    """
+
+    no_weights = "attention=none reads one fixed vector, so there are no weights"
+
+    def __init__(self, size: StackSize) -> None:
+        super().__init__()
+        embedding, width = size.embedding, size.width
+        self.summary = Readout(inputs=width, width=width, bias=True)
+        self.stack = FreeStack(size, inputs=embedding + width)
+        self.readout = Readout(inputs=2 * width + embedding, width=width, bias=True)
+
+    def remember(self, memory: RecurrentMemory, states_BSD: Tensor, last: State) -> RecurrentMemory:
+        return replace(memory, summary_BD=self.summary(last.hidden[:, -1]))
+
+    def forward(
+        self,
+        x_NTE: Tensor,
+        memory: RecurrentMemory,
+        cache: RecurrentCache,
+        trace: list[Tensor] | None,
+    ) -> tuple[Tensor, RecurrentCache]:
+        assert memory.summary_BD is not None
+        rows, count = x_NTE.shape[:2]
+        summary_ND = memory.summary_BD.repeat_interleave(rows // memory.rows, 0)
+        summary_NTD = summary_ND.unsqueeze(1).expand(-1, count, -1).to(x_NTE.dtype)
+        top_NTD, state = self.stack(torch.cat([x_NTE, summary_NTD], -1), cache.state)
+        hidden_NTD = self.readout(top_NTD, x_NTE, summary_NTD)
+        return hidden_NTD, RecurrentCache(state, None, cache.reads)
+
+
+class AttentiveDecoder(Decoder):
+    """Reads contexts: averages of the encoder's states, weighed anew for each target position."""
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def remember(self, memory: RecurrentMemory, states_BSD: Tensor, last: State) -> RecurrentMemory:
+        keys_BMA = self.attention.score.keys(states_BSD)
+        return replace(memory, values_BMD=states_BSD, keys_BMA=keys_BMA)
+
+    def attend(self, query_NTD: Tensor, memory: RecurrentMemory) -> tuple[Tensor, Tensor]:
+        """Contexts [N, T, D], in the queries' precision, and weights [N, T, M]."""
+        assert memory.keys_BMA is not None
+        assert memory.values_BMD is not None
+        context_NTD, weights_NTM = self.attention(
+            query_NTD, memory.keys_BMA, memory.values_BMD, memory.keep_BM
+        )
+        return context_NTD.to(query_NTD.dtype), weights_NTM
+
+
+class PreviousDecoder(AttentiveDecoder):
+    """The state before the step asks, and the context enters the step.
+
+    Bahdanau et al. 2015: e_ij = a(s_i-1, h_j), Eq. 6; c_i, Eq. 5; s_i = f(s_i-1, y_i-1, c_i), after
+    Eq. 4; the output layer reads tanh(W [s_i; y_i-1; c_i]), where the paper (A.2.2) has maxout.
+    """
+
+    def __init__(self, size: StackSize, attention: Attention) -> None:
+        super().__init__(attention)
+        self.stack = FedStack(size)
+        inputs = 2 * size.width + size.embedding
+        self.readout = Readout(inputs=inputs, width=size.width, bias=True)
+
+    def forward(
+        self,
+        x_NTE: Tensor,
+        memory: RecurrentMemory,
+        cache: RecurrentCache,
+        trace: list[Tensor] | None,
+    ) -> tuple[Tensor, RecurrentCache]:
+        state = cache.state.split()
+        tops, contexts, weights = [], [], []
+        for inputs_NG in self.stack.hoist(x_NTE):
+            context_N1D, weights_N1M = self.attend(state[-1][0].unsqueeze(1), memory)
+            state = self.stack(inputs_NG, context_N1D.squeeze(1), state)
+            tops.append(state[-1][0])
+            contexts.append(context_N1D)
+            weights.append(weights_N1M)
+        if trace is not None:
+            trace.append(torch.cat(weights, 1))
+        top_NTD, context_NTD = torch.stack(tops, 1), torch.cat(contexts, 1)
+        hidden_NTD = self.readout(top_NTD, x_NTE, context_NTD)
+        return hidden_NTD, RecurrentCache(State.join(state), None, cache.reads)
+
+
+class CurrentDecoder(AttentiveDecoder):
+    """The state after the step asks, and an attentional vector goes to the output layer.
+
+    Luong et al. 2015: a_t from h_t, Eq. 7; attentional vector tanh(W [c_t; h_t]), Eq. 5. With
+    `feeding` (Sect. 3.3) it also enters the next step; without, all positions are one call.
+    """
+
+    def __init__(self, size: StackSize, attention: Attention, *, feeding: bool) -> None:
+        super().__init__(attention)
+        self.stack = FedStack(size) if feeding else FreeStack(size, inputs=size.embedding)
+        self.readout = Readout(inputs=2 * size.width, width=size.width, bias=False)
+
+    def first_fed(self, state: State) -> Tensor | None:
+        return torch.zeros_like(state.hidden[:, -1]) if isinstance(self.stack, FedStack) else None
+
+    def forward(
+        self,
+        x_NTE: Tensor,
+        memory: RecurrentMemory,
+        cache: RecurrentCache,
+        trace: list[Tensor] | None,
+    ) -> tuple[Tensor, RecurrentCache]:
+        if isinstance(self.stack, FreeStack):
+            top_NTD, state = self.stack(x_NTE, cache.state)
+            hidden_NTD, weights_NTM = self.combine(top_NTD, memory)
+            if trace is not None:
+                trace.append(weights_NTM)
+            return hidden_NTD, RecurrentCache(state, None, cache.reads)
+        fed_ND = cache.fed_ND
+        assert fed_ND is not None
+        layers = cache.state.split()
+        hiddens, weights = [], []
+        for inputs_NG in self.stack.hoist(x_NTE):
+            layers = self.stack(inputs_NG, fed_ND, layers)
+            hidden_N1D, weights_N1M = self.combine(layers[-1][0].unsqueeze(1), memory)
+            fed_ND = hidden_N1D.squeeze(1)
+            hiddens.append(hidden_N1D)
+            weights.append(weights_N1M)
+        if trace is not None:
+            trace.append(torch.cat(weights, 1))
+        return torch.cat(hiddens, 1), RecurrentCache(State.join(layers), fed_ND, cache.reads)
+
+    def combine(self, top_NTD: Tensor, memory: RecurrentMemory) -> tuple[Tensor, Tensor]:
+        """Attentional vectors [N, T, D] and weights [N, T, M]."""
+        context_NTD, weights_NTM = self.attend(top_NTD, memory)
+        return self.readout(context_NTD, top_NTD), weights_NTM
+
+
+class Recurrent(Seq2Seq):
+    """Encoder, bridge and one of the three decoders."""
+
+    def __init__(
+        self,
+        *,
+        source_vocab: int,
+        target_vocab: int,
+        tie: str,
+        size: StackSize,
+        encoder: Encoder,
+        bridge: Bridge,
+        decoder: Decoder,
+    ) -> None:
+        super().__init__(
+            source_vocab=source_vocab,
+            target_vocab=target_vocab,
+            embedding=size.embedding,
+            width=size.width,
+            tie=tie,
+        )
+        self.dropout = nn.Dropout(size.dropout)
+        self.encoder = encoder
+        self.bridge = bridge
+        self.decoder = decoder
+
+    def encode(self, source: Source) -> RecurrentMemory:
+        embedded_BSE = self.dropout(self.embed_source(source))
+        states_BSD, last = self.encoder(embedded_BSE, source.keep_BS)
+        stream_BM, position_BM = slots(source)
+        memory = RecurrentMemory(
+            keep_BM=source.keep_BS,
+            stream_BM=stream_BM,
+            position_BM=position_BM,
+            state=self.bridge(last),
+        )
+        return self.decoder.remember(memory, states_BSD, last)
+
+    def begin(self, memory: Memory, reads: Reads, capacity: int) -> RecurrentCache:
+        assert isinstance(memory, RecurrentMemory)
+        state = memory.state.select(reads.rows_N)
+        return RecurrentCache(state, self.decoder.first_fed(state), reads)
+
+    def decode(self, tgt_NT: Tensor, memory: Memory, cache: Cache) -> tuple[Tensor, RecurrentCache]:
+        return self._decode(tgt_NT, memory, cache, None)
+
+    def _decode(
+        self, tgt_NT: Tensor, memory: Memory, cache: Cache, trace: list[Tensor] | None
+    ) -> tuple[Tensor, RecurrentCache]:
+        assert isinstance(memory, RecurrentMemory)
+        assert isinstance(cache, RecurrentCache)
+        x_NTE = self.dropout(self.target_embedding(tgt_NT))
+        hidden_NTD, after = self.decoder(x_NTE, cache.reads.resolve(memory), cache, trace)
+        return self.dropout(hidden_NTD), after
+
+    @torch.no_grad()
+    def explain(self, source: Source, tgt_BT: Tensor) -> Attentions:
+        trace: list[Tensor] = []
+        memory = self.encode(source)
+        cache = self.begin(memory, Reads.each(memory.rows, tgt_BT.device), 0)
+        self._decode(tgt_BT, memory, cache, trace)
+        missing = {
+            "encoder": "a recurrent encoder has no self-attention",
+            "decoder": "a recurrent decoder has no self-attention",
+        }
+        if self.decoder.no_weights is not None:
+            missing["cross"] = self.decoder.no_weights
+        cross = trace[0][None, :, None] if trace else None
+        return Attentions(None, None, cross, missing)
