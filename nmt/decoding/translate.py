@@ -331,7 +331,7 @@ def _report_cut(translations: list[Translation], first_line: int, report: Report
         lines = ", ".join(map(str, cut[:5])) + (", …" if len(cut) > 5 else "")
         report(
             f"{len(cut)} of {len(translations)} translations were cut off by the length limit "
-            f"(line {lines}); raise search.max_length or search.max_length_ratio if the text is fine"
+            f"(line {lines}); raise search.max_length or search.max_length_ratio if so wanted"
         )
 
 
