@@ -341,9 +341,7 @@ class TrainingPairs:
             skip_oversized=self.skip_oversized,
         )
         if not plan:
-            raise UserError(
-                f"every pair is above train.batch_tokens={self.batch_tokens}; raise it"
-            )
+            raise UserError(f"every pair is above train.batch_tokens={self.batch_tokens}; raise it")
         return Epoch(
             plan, source, target, source_lengths, target_lengths, self.pad, self.bos, self.eos
         )

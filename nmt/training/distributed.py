@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
 
@@ -30,7 +30,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     host_group: dist.ProcessGroup | None = None
 
     @property
@@ -54,13 +54,13 @@ class World:
         dist.broadcast_object_list(box, src=0, group=self.host_group)
         return box[0]
 
-    def agree(self, flag: bool) -> bool:
-        """Whether any rank says so."""
+    def agree(self, *values: float) -> tuple[float, ...]:
+        """The largest of each value over ranks; all ranks then decide alike."""
         if self.size == 1:
-            return flag
-        votes = torch.tensor(int(flag))
-        dist.all_reduce(votes, group=self.host_group)
-        return bool(votes.item())
+            return values
+        votes = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self.host_group)
+        return tuple(votes.tolist())
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module whose backward averages gradients over ranks; itself for one process."""

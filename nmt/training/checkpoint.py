@@ -1,0 +1,477 @@
+"""Checkpoints: atomic, complete, self-describing, and safe to load.
+
+::
+
+    checkpoints/step-00001000/model.safetensors     the weights one decodes with
+                              training.safetensors  optimiser moments, raw weights beside an EMA
+                              state.json            counters and the place in the data
+                              manifest.json         format, SHA-256 and size of each file, shapes
+    checkpoints/index.json    which checkpoints there are; what is not in it does not exist
+
+A checkpoint is written under a temporary name, flushed, renamed, and then entered into the index,
+which is replaced in one rename; only then is an old one deleted. A process that dies anywhere in
+between leaves the state before or the state after. Loading runs no code: tensors are safetensors,
+the rest is JSON; file names come from this module, never from a file; links are not followed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from nmt.errors import UserError
+from nmt.training.storage import (
+    DamagedError,
+    clear_errors,
+    json_bytes,
+    parsed,
+    parsed_tensors,
+    read_file,
+    replace_file,
+    sealed,
+    tensor_bytes,
+    unsealed,
+    write_folder,
+)
+
+FORMAT = 1
+WEIGHTS, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
+MANIFEST, INDEX = "manifest.json", "index.json"
+NAME = re.compile(r"(step|average)-\d{8}")
+LOWER_IS_BETTER = frozenset({"loss", "perplexity", "ter"})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One checkpoint in the index."""
+
+    name: str
+    step: int
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Index:
+    """What ``index.json`` says. ``kept`` is in order of steps; ``metric`` decides what is best."""
+
+    metric: str
+    kept: tuple[Entry, ...] = ()
+    average: Entry | None = None
+
+    @property
+    def last(self) -> Entry | None:
+        return self.kept[-1] if self.kept else None
+
+    @property
+    def best(self) -> Entry | None:
+        """The best scored checkpoint (the earlier one of equals)."""
+        ranked = self.ranked()
+        return ranked[0] if ranked else None
+
+    @property
+    def scored(self) -> list[Entry]:
+        return [entry for entry in self.kept if self.metric in entry.scores]
+
+    def ranked(self) -> list[Entry]:
+        """The scored checkpoints, best first."""
+        sign = 1 if self.metric in LOWER_IS_BETTER else -1
+        return sorted(self.scored, key=lambda e: (sign * e.scores[self.metric], e.step))
+
+    def entry(self, which: str) -> Entry | None:
+        """The entry that ``best`` (the last one while none is scored), ``last``, … names."""
+        if which == "best":
+            return self.best or self.last
+        if which == "last":
+            return self.last
+        if which == "average":
+            return self.average
+        return next((e for e in self.kept if which in (e.name, f"step-{e.step}")), None)
+
+    def trimmed(self, *, keep_best: int, keep_last: int) -> Index:
+        """Without what is neither the newest, nor among the best, nor among the last scored ones.
+
+        Unscored checkpoints (of an interruption) displace no other: a run that was interrupted
+        keeps, and averages, what an uninterrupted one does.
+        """
+        stay = {entry.name for entry in self.kept[-1:]}
+        stay |= {entry.name for entry in self.ranked()[: max(1, keep_best)]}
+        stay |= {entry.name for entry in self.scored[-max(1, keep_last) :]}
+        return replace(self, kept=tuple(entry for entry in self.kept if entry.name in stay))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Verified weights of one checkpoint."""
+
+    name: str
+    step: int
+    tensors: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint in memory, verified; ``training`` is empty where only weights were asked for."""
+
+    entry: Entry
+    weights: dict[str, Tensor]
+    training: dict[str, Tensor]
+    state: dict[str, Any]
+    manifest: dict[str, Any]
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    *,
+    weights: Mapping[str, Tensor],
+    training: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    scores: Mapping[str, float],
+    identity: Mapping[str, str],
+    metric: str,
+    keep_best: int = 1,
+    keep_last: int = 1,
+) -> Index:
+    """Write ``step-N`` into ``folder`` (RUN/checkpoints), enter it, delete what may go.
+
+    Args:
+        weights: what one decodes with; no two names share memory.
+        state: what JSON can hold.
+        scores: of a validation at this step; empty when there was none.
+        identity: goes into the manifest as it is; ``tokenizer`` is the hash that readers compare.
+
+    Raises:
+        UserError: the disk is full or read-only; the earlier checkpoints are untouched.
+        ValueError: this step is in the index already.
+    """
+    index = read_index(folder) if (folder / INDEX).exists() else Index(metric)
+    if index.last is not None and index.last.step >= step:
+        raise ValueError(f"step {step} is not after {index.last.name}")
+    entry = Entry(f"step-{step:08d}", step, dict(scores))
+    files = {
+        WEIGHTS: tensor_bytes(weights),
+        TRAINING: tensor_bytes(training),
+        STATE: json_bytes(state),
+    }
+    index = replace(index, metric=metric, kept=(*index.kept, entry))
+    index = index.trimmed(keep_best=keep_best, keep_last=keep_last)
+    with clear_errors(folder / entry.name):
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder, entry, files, weights, identity)
+        _write_index(folder, index)
+    _sweep(folder, index)
+    return index
+
+
+def average_checkpoints(folder: Path, names: list[str]) -> dict[str, Tensor]:
+    """The mean of the weights of these checkpoints, taken in float64.
+
+    Raises:
+        DamagedError: one of them cannot be read.
+    """
+    entries = [entry for entry in read_index(folder).kept if entry.name in names]
+    first, *others = (_weights(folder, entry) for entry in entries)
+    total = {k: t.double() if t.is_floating_point() else t for k, t in first.items()}
+    for other in others:
+        for name, tensor in other.items():
+            if tensor.is_floating_point():
+                total[name] += tensor
+    floats = {name for name, tensor in first.items() if tensor.is_floating_point()}
+    return {
+        name: (total[name] / len(entries)).to(tensor.dtype) if name in floats else tensor
+        for name, tensor in first.items()
+    }
+
+
+def save_average(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    *,
+    names: list[str],
+    scores: Mapping[str, float],
+    identity: Mapping[str, str],
+) -> Index:
+    """Write averaged weights as ``average-N`` (N is the last step) and enter them."""
+    index = read_index(folder)
+    step = index.kept[-1].step
+    entry = Entry(f"average-{step:08d}", step, dict(scores))
+    state = {"step": step, "average_of": names}
+    with clear_errors(folder / entry.name):
+        files = {WEIGHTS: tensor_bytes(weights), STATE: json_bytes(state)}
+        _write(folder, entry, files, weights, identity)
+        index = replace(index, average=entry)
+        _write_index(folder, index)
+    _sweep(folder, index)
+    return index
+
+
+def _write(
+    folder: Path,
+    entry: Entry,
+    files: Mapping[str, bytes],
+    weights: Mapping[str, Tensor],
+    identity: Mapping[str, str],
+) -> None:
+    manifest = {
+        "format": FORMAT,
+        "step": entry.step,
+        "scores": entry.scores,
+        "identity": dict(identity),
+        "versions": library_versions(),
+        "files": {
+            name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+            for name, data in files.items()
+        },
+        "parameters": _shapes(weights),
+    }
+    write_folder(folder / entry.name, {**files, MANIFEST: sealed(manifest)})
+
+
+def _write_index(folder: Path, index: Index) -> None:
+    content = {
+        "format": FORMAT,
+        "metric": index.metric,
+        "best": index.best.name if index.best else None,
+        "last": index.last.name if index.last else None,
+        "average": asdict(index.average) if index.average else None,
+        "kept": [asdict(entry) for entry in index.kept],
+    }
+    replace_file(folder / INDEX, sealed(content))
+
+
+def _sweep(folder: Path, index: Index) -> None:
+    """Delete checkpoints and temporary folders that the index, already replaced, does not name."""
+    stay = {entry.name for entry in index.kept}
+    if index.average:
+        stay.add(index.average.name)
+    for path in folder.iterdir():
+        name = path.name.removeprefix(".").removesuffix(".tmp")
+        if NAME.fullmatch(name) and path.name not in stay and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def read_index(folder: Path) -> Index:
+    """The verified index of RUN/checkpoints.
+
+    Raises:
+        UserError: there is none. DamagedError: it is not what was written.
+    """
+    path = folder / INDEX
+    if not os.path.lexists(path):
+        raise UserError(f"no checkpoint in {folder}: nmt train run={folder.parent} makes one")
+    if folder.is_symlink():
+        raise DamagedError(f"{folder} is a link; links inside a run are not followed")
+    content = unsealed(path)
+    try:
+        average = content["average"]
+        return Index(
+            metric=str(content["metric"]),
+            kept=tuple(_entry(item) for item in content["kept"]),
+            average=_entry(average) if average is not None else None,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedError(f"{path} is damaged: {error!r}") from error
+
+
+def find_entry(folder: Path, which: str) -> Entry:
+    """The index entry that ``best``, ``last``, ``average`` or ``step-N`` names.
+
+    Raises:
+        UserError: there is none of that name; says which there are.
+    """
+    index = read_index(folder)
+    entry = index.entry(which)
+    if entry is None:
+        names = [f"step-{kept.step}" for kept in index.kept]
+        have = [*(["best", "last"] if names else []), *(["average"] if index.average else [])]
+        raise UserError(
+            f"no checkpoint={which} in {folder}; there are {', '.join(have + names) or 'none'}"
+        )
+    return entry
+
+
+def load_weights(
+    folder: Path, which: str = "best", *, tokenizer_hash: str | None = None
+) -> Weights:
+    """The verified weights of a checkpoint in RUN/checkpoints.
+
+    Args:
+        which: ``best`` (the last one while none is scored), ``last``, ``average`` or ``step-N``.
+        tokenizer_hash: when given, what the checkpoint must have been trained with.
+
+    Raises:
+        UserError: no such checkpoint, or another tokenizer. DamagedError: names the file.
+    """
+    saved = read_checkpoint(folder, find_entry(folder, which), training=False)
+    theirs = saved.manifest["identity"].get("tokenizer")
+    if tokenizer_hash is not None and theirs != tokenizer_hash:
+        raise UserError(
+            f"{folder / saved.entry.name} was trained with another tokenizer ({theirs}) than the "
+            f"one beside it ({tokenizer_hash}): copy the run directory again, as a whole"
+        )
+    return Weights(saved.entry.name, saved.entry.step, saved.weights)
+
+
+def read_checkpoint(folder: Path, entry: Entry, *, training: bool = True) -> Saved:
+    """Read and verify one checkpoint.
+
+    Args:
+        training: also read what only resuming needs.
+
+    Raises:
+        DamagedError: names the file and what is wrong with it.
+    """
+    place = folder / entry.name
+    if place.is_symlink() or not place.is_dir():
+        raise DamagedError(f"{place} is damaged: it is missing or not a folder")
+    manifest = unsealed(place / MANIFEST)
+    if manifest.get("format") != FORMAT:
+        raise DamagedError(f"{place / MANIFEST}: format {manifest.get('format')!r}, not {FORMAT}")
+    try:
+        state = parsed(place / STATE, _verified(place, STATE, manifest))
+        weights = parsed_tensors(place / WEIGHTS, _verified(place, WEIGHTS, manifest))
+        moments = {}
+        if training:
+            moments = parsed_tensors(place / TRAINING, _verified(place, TRAINING, manifest))
+        if _shapes(weights) != manifest["parameters"]:
+            raise DamagedError(f"{place / WEIGHTS} is damaged: not the tensors of its manifest")
+        manifest["identity"].get("tokenizer")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{place / MANIFEST} is damaged: {error!r}") from error
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise DamagedError(f"{place / WEIGHTS} is damaged: {name} holds NaN or infinity")
+    return Saved(entry, weights, moments, state, manifest)
+
+
+def put_weights(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str) -> None:
+    """Copy weights into a model of exactly these names and shapes.
+
+    Raises:
+        UserError: they do not fit; names the differences.
+    """
+    mine = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    theirs = {name: list(tensor.shape) for name, tensor in weights.items()}
+    if mine != theirs:
+        names = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
+        shown = ", ".join(f"{k} {theirs.get(k)} for {mine.get(k)}" for k in names[:3])
+        raise UserError(f"{origin} does not fit this model: {len(names)} tensors differ ({shown})")
+    model.load_state_dict(weights)
+
+
+def latest(folder: Path, *, metric: str, report: Callable[[str], None]) -> Saved | None:
+    """The newest intact checkpoint to resume from; None when the run has none yet.
+
+    Only for the process that owns the run: a damaged checkpoint is renamed to ``*.damaged``, taken
+    out of the index and reported, and the previous one is taken; a damaged index is rebuilt.
+
+    Raises:
+        UserError: there were checkpoints and all of them were damaged.
+    """
+    if not os.path.lexists(folder / INDEX):
+        return None
+    try:
+        index = read_index(folder)
+    except DamagedError as error:
+        report(f"{error}; rebuilding the index from the intact checkpoints")
+        index = _rebuilt(folder, metric)
+    while (entry := index.last) is not None:
+        try:
+            return read_checkpoint(folder, entry)
+        except DamagedError as error:
+            aside = _set_aside(folder / entry.name)
+            report(f"{error}; set aside as {aside}, taking the previous checkpoint")
+            index = replace(index, kept=index.kept[:-1])
+            _write_index(folder, index)
+    (folder / INDEX).unlink()
+    raise UserError(
+        f"every checkpoint in {folder} is damaged (they are kept there as *.damaged): "
+        f"the same command again starts from the beginning"
+    )
+
+
+def _rebuilt(folder: Path, metric: str) -> Index:
+    """An index of all intact checkpoints, from their manifests; the damaged ones are set aside."""
+    entries = []
+    for path in sorted(folder.glob("step-*")):
+        if NAME.fullmatch(path.name):
+            entry = Entry(path.name, int(path.name.removeprefix("step-")))
+            try:
+                manifest = read_checkpoint(folder, entry).manifest
+                entries.append(replace(entry, scores=_scores(manifest["scores"])))
+            except (DamagedError, KeyError, TypeError, ValueError):
+                _set_aside(path)
+    _set_aside(folder / INDEX)
+    index = Index(metric, tuple(entries))
+    _write_index(folder, index)
+    return index
+
+
+def _set_aside(path: Path) -> str:
+    """Rename to the first free ``*.damaged``; the new name."""
+    name, number = f"{path.name}.damaged", 1
+    while os.path.lexists(path.with_name(name)):
+        number += 1
+        name = f"{path.name}.damaged{number}"
+    if os.path.lexists(path):
+        path.rename(path.with_name(name))
+    return name
+
+
+def _weights(folder: Path, entry: Entry) -> dict[str, Tensor]:
+    return read_checkpoint(folder, entry, training=False).weights
+
+
+def _entry(item: Any) -> Entry:
+    name, step = item["name"], item["step"]
+    if not isinstance(name, str) or not NAME.fullmatch(name) or type(step) is not int:
+        raise ValueError(f"no checkpoint name: {name!r}")
+    return Entry(name, step, _scores(item["scores"]))
+
+
+def _scores(item: Any) -> dict[str, float]:
+    return {str(key): float(value) for key, value in dict(item).items()}
+
+
+def _verified(place: Path, name: str, manifest: Mapping[str, Any]) -> bytes:
+    claim = manifest["files"][name]
+    data = read_file(place / name, size=claim["bytes"])
+    if hashlib.sha256(data).hexdigest() != claim["sha256"]:
+        raise DamagedError(f"{place / name} is damaged: its SHA-256 is not the manifest's")
+    return data
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
+    """Name -> [dtype, *shape], as JSON keeps it."""
+    return {
+        name: [str(tensor.dtype).removeprefix("torch."), *tensor.shape]
+        for name, tensor in tensors.items()
+    }
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that the numbers of a run depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "safetensors": safetensors.__version__,
+    }
