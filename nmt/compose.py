@@ -342,9 +342,14 @@ def flat(config: Config) -> dict[str, Any]:
     return walk(plain(config), "")
 
 
+def to_yaml(config: Config) -> str:
+    """The text of ``config.yaml``: every default written out, with its format number."""
+    return OmegaConf.to_yaml(OmegaConf.create({"format": FORMAT, **plain(config)}))
+
+
 def save(config: Config, path: Path) -> None:
-    """Write ``config.yaml`` atomically: every default written out, with its format number."""
-    text = OmegaConf.to_yaml(OmegaConf.create({"format": FORMAT, **plain(config)}))
+    """Write ``config.yaml`` atomically."""
+    text = to_yaml(config)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8", newline="\n")
     temporary.replace(path)

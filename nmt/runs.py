@@ -30,6 +30,7 @@ from nmt.models.build import build_model
 from nmt.models.seq2seq import Seq2Seq
 from nmt.training.checkpoint import find_entry, load_weights
 from nmt.training.distributed import pick_device
+from nmt.training.learner import resolve_precision
 
 NAMED = ("data", "model", "attention", "seed")
 """Typed keys that a run's default name spells out; all others go into its hash."""
@@ -127,6 +128,18 @@ class Run:
     """Name of its folder, such as ``step-00001000``."""
     step: int
     device: torch.device
+    precision: torch.dtype | None
+    """The type to decode in under autocast; None for the weights' own."""
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        """Source and target language, as the run was trained."""
+        source, target = self.config.data.languages.split("-")
+        return (target, source) if self.config.data.reverse else (source, target)
+
+    @property
+    def target_language(self) -> str:
+        return self.languages[1]
 
 
 def stored_config(run: Path) -> Config:
@@ -179,7 +192,18 @@ def open_run(run: Path, *, checkpoint: str = "best", words: Sequence[str] = ()) 
         checkpoint=entry.name,
         step=entry.step,
         device=device,
+        precision=decoding_precision(config, words, device),
     )
+
+
+def decoding_precision(
+    config: Config, words: Sequence[str], device: torch.device
+) -> torch.dtype | None:
+    """Reading commands compute in the weights' own fp32 unless ``train.precision`` is typed."""
+    if not any(word.startswith("train.precision=") for word in words):
+        return None
+    precision = resolve_precision(config.train.precision.value, device)
+    return None if precision is torch.float32 else precision
 
 
 def empty_model(config: Config, tokenizers: Tokenizers) -> Seq2Seq:

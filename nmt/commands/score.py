@@ -1,0 +1,35 @@
+"""`nmt score`: how probable given translations are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nmt.cli import Arguments
+from nmt.decoding.lines import read_lines
+from nmt.errors import UserError
+from nmt.translator import Translator
+
+
+def read_file(path: str) -> list[str]:
+    """The lines of a file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            return read_lines(stream)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def main(arguments: Arguments) -> int:
+    run = arguments.run()
+    if "source" not in arguments.own or "target" not in arguments.own:
+        raise UserError("nmt score needs source=FILE and target=FILE, one sentence a line")
+    sources, targets = (read_file(arguments.own[key]) for key in ("source", "target"))
+    checkpoint = arguments.own.get("checkpoint", "best")
+    translator = Translator.load(run, checkpoint=checkpoint, words=arguments.words)
+    for score in translator.score(sources, targets):
+        print(f"{score.log_prob:.4f}\t{score.tokens}\t{score.mean:.4f}")
+    return 0

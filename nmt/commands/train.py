@@ -1,0 +1,272 @@
+"""`nmt train`: settle what to train and where, prepare, build, and hand over to the loop."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from nmt import __version__, compose, runs
+from nmt.cli import Arguments
+from nmt.commands.validation import Validator
+from nmt.config import Config
+from nmt.data.batching import TrainingPairs, subword_sampler
+from nmt.data.prepare import prepare
+from nmt.data.prepared import Prepared
+from nmt.data.tokenizer import BOS, EOS, PAD
+from nmt.errors import UserError
+from nmt.models.build import build_model, check_pair, count_parameters
+from nmt.models.seq2seq import Seq2Seq, Source
+from nmt.training.distributed import World, start
+from nmt.training.learner import Learner, resolve_precision
+from nmt.training.loop import LoopOptions, Outcome, train
+from nmt.training.monitor import Monitor
+from nmt.training.optim import Schedule, make_optimizer, make_schedule
+
+INTERRUPTED = 130
+"""Exit status after SIGINT or SIGTERM: stopped, saved, and the same command goes on."""
+
+
+def main(arguments: Arguments) -> int:
+    config, run = settle(arguments)
+    check_pair(config.model, config.attention, joint=config.tokenizer.joint)
+    if "--dry-run" in arguments.flags:
+        print(dry_run(config, run))
+        return 0
+    with start(config.train.device.value) as world:
+        # Rank 0 alone writes; the others get the decision, not the chance to decide otherwise.
+        run = world.broadcast(run)
+        with runs.owned(run) if world.first else nullcontext():
+            return report(train_run(config, run, world), run, world)
+
+
+def settle(arguments: Arguments) -> tuple[Config, Path]:
+    """The configuration and the directory of the run that was asked for.
+
+    ``run=X`` alone takes up the run X with what is stored there; other words must agree with it.
+
+    Raises:
+        UserError: unknown words, or words that describe another run than the one that is there.
+    """
+    verbatim = {key: value for key, value in arguments.own.items() if key != "run"}
+    named = arguments.own.get("run")
+    if named and not arguments.words and arguments.config is None:
+        run = Path(named)
+        if (run / "config.yaml").exists():
+            return compose.with_values(compose.load(run / "config.yaml"), verbatim), run
+    typed = compose.compose(arguments.words, arguments.config, verbatim)
+    run = Path(named) if named else runs.default_run(typed, arguments.words, arguments.config)
+    if not (run / "checkpoints" / "index.json").exists():
+        return typed, run
+    words = [*arguments.words, *(f"{key}={value}" for key, value in verbatim.items())]
+    if arguments.config is not None:
+        words.append(f"experiment={arguments.config}")
+    return runs.taken_up(compose.load(run / "config.yaml"), typed, words, run), run
+
+
+def train_run(config: Config, run: Path, world: World) -> Outcome:
+    """Prepare, build and train one run."""
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    monitor = Monitor(run if world.first else None)
+    if world.first:
+        monitor.message(f"run: {run}")
+    # One process prepares, the others find it done.
+    prepared = prepare(config.data, config.tokenizer, report=monitor.message) if world.first else None
+    world.agree(False)
+    prepared = prepared or prepare(config.data, config.tokenizer, report=lambda _: None)
+    if world.first:
+        write_head(config, run, prepared)
+    torch.manual_seed(config.seed)
+    model = runs.empty_model(config, prepared.tokenizers).to(world.device)
+    size = count_parameters(model)
+    precision = resolve_precision(config.train.precision.value, world.device)
+    monitor.message(
+        f"{config.model.name}, attention {config.attention.preset}: {size.total:,} parameters "
+        f"({size.body:,} without embeddings), {str(precision).removeprefix('torch.')} on "
+        f"{world.device}, {len(prepared.train):,} pairs"
+    )
+    learner = Learner(
+        model,
+        make_optimizer(
+            config.optim.name.value,
+            model,
+            betas=(config.optim.beta1, config.optim.beta2),
+            eps=config.optim.eps,
+            weight_decay=config.optim.weight_decay,
+        ),
+        world=world,
+        label_smoothing=config.train.label_smoothing,
+        clip=config.optim.clip or None,
+        precision=precision,
+        ema=config.train.ema,
+        compile=config.train.compile,
+    )
+    return train(
+        learner,
+        training_pairs(config, prepared, model),
+        schedule_of(config),
+        Validator(config, prepared),
+        run,
+        loop_options(config),
+        world=world,
+        monitor=monitor,
+        identity={"nmt": __version__, "tokenizer": prepared.tokenizers.hash},
+    )
+
+
+def write_head(config: Config, run: Path, prepared: Prepared) -> None:
+    """What a run holds before its first step: config.yaml, data.json and its tokenizer.
+
+    Raises:
+        UserError: the run was begun on other data, or with another vocabulary.
+    """
+    if (run / "checkpoints" / "index.json").exists():
+        known = runs.read_json(run / "data.json", {}).get("fingerprint")
+        if known != prepared.fingerprint:
+            raise UserError(
+                f"{run} was begun on other data than {config.data.name} gives now: an input file "
+                "or a filter has changed since; restore it, or start a new run=…"
+            )
+    else:
+        shutil.rmtree(run / "tokenizer", ignore_errors=True)
+        prepared.tokenizers.save(run / "tokenizer")
+        runs.write_json(run / "data.json", prepared.manifest)
+    compose.save(config, run / "config.yaml")
+
+
+def training_pairs(config: Config, prepared: Prepared, model: Seq2Seq) -> TrainingPairs:
+    """The stored ids, or a segmentation drawn anew each epoch where sampling is on."""
+    store, tokenizers = prepared.train, prepared.tokenizers
+    sample = None
+    if alpha := config.tokenizer.sampling:
+        sample = subword_sampler(
+            (store.source_texts, store.target_texts),
+            [
+                lambda texts, seed, side=side: side.sample(texts, alpha=alpha, seed=seed)
+                for side in (tokenizers.source, tokenizers.target)
+            ],
+            pairs=len(store),
+            seed=config.seed,
+        )
+    return TrainingPairs(
+        source=store.source,
+        target=store.target,
+        batch_tokens=config.train.batch_tokens,
+        pool=config.train.pool,
+        seed=config.seed,
+        pad=PAD,
+        bos=BOS,
+        eos=EOS,
+        sample=sample,
+        max_source=model.max_source_length,
+        max_target=model.max_target_length,
+    )
+
+
+def schedule_of(config: Config) -> Schedule:
+    return make_schedule(
+        config.optim.schedule.value,
+        learning_rate=config.optim.learning_rate,
+        warmup=config.optim.warmup,
+        max_steps=config.train.max_steps,
+        final_ratio=config.optim.min_ratio,
+    )
+
+
+def loop_options(config: Config) -> LoopOptions:
+    settings = config.train
+    return LoopOptions(
+        seed=config.seed,
+        max_steps=settings.max_steps,
+        max_epochs=settings.max_epochs,
+        max_minutes=settings.max_minutes,
+        accumulate=settings.accumulate,
+        validate_every=settings.validate_every,
+        metric=settings.metric.value,
+        patience=settings.patience,
+        keep_best=settings.keep_best,
+        keep_last=settings.keep_last,
+        average=settings.average,
+        log_every=settings.log_every,
+    )
+
+
+def report(outcome: Outcome, run: Path, world: World) -> int:
+    """Say how training ended and how to go on; the exit status."""
+    if not world.first:
+        return 0 if outcome.reason else INTERRUPTED
+    if not outcome.reason:
+        print(
+            f"interrupted after step {outcome.step}; everything is saved. "
+            f"Go on with: nmt train run={run}",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    best = f"; best: {outcome.best.name} {_scores(outcome.best.scores)}" if outcome.best else ""
+    print(f"finished at step {outcome.step} ({outcome.reason}){best}", file=sys.stderr)
+    print(f"Next: nmt evaluate run={run}", file=sys.stderr)
+    return 0
+
+
+def _scores(scores: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.2f}" for name, value in scores.items())
+
+
+def dry_run(config: Config, run: Path) -> str:
+    """Configuration, size, steps and memory of a run that is not started; writes nothing."""
+    tokens = config.tokenizer.vocab_size
+    with torch.device("meta"):
+        model = build_model(config.model, config.attention, source_vocab=tokens, target_vocab=tokens)
+    size = count_parameters(model)
+    # Weights, gradients and Adam's two moments in fp32; the moving average is one more copy.
+    copies = 5 if config.train.ema else 4
+    state = size.total * 4 * copies
+    ends = {
+        "steps": config.train.max_steps,
+        "epochs": config.train.max_epochs,
+        "minutes": config.train.max_minutes,
+    }
+    limits = " or ".join(f"{value} {name}" for name, value in ends.items() if value is not None)
+    update = config.train.batch_tokens * config.train.accumulate
+    lines = [
+        compose.to_yaml(config).rstrip(),
+        "",
+        f"run        {run}{' (exists)' if (run / 'config.yaml').exists() else ''}",
+        f"parameters {size.total:,} ({size.body:,} without embeddings; vocabulary {tokens:,})",
+        f"ends       after {limits}",
+        f"update     {update:,} padded source and target tokens",
+        f"memory     {state / 2**20:,.0f} MiB for weights, gradients and optimiser, and about "
+        f"{activation_bytes(config) / 2**20:,.0f} MiB of activations a micro-batch",
+        "Nothing was written.",
+    ]
+    return "\n".join(lines)
+
+
+def activation_bytes(config: Config) -> float:
+    """Bytes that one micro-batch keeps for its backward pass, by running a small one.
+
+    A batch of an eighth of the budget is run forward on the CPU and what autograd saves is
+    counted; storage grows with the tokens.
+    """
+    tokens = config.tokenizer.vocab_size
+    model = build_model(config.model, config.attention, source_vocab=tokens, target_vocab=tokens)
+    length = 24
+    rows = max(1, config.train.batch_tokens // (8 * 2 * length))
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.full((rows, length), EOS)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hidden = model(Source(ids, torch.ones_like(ids, dtype=torch.bool)), ids)
+    kept = sum(size for place, size in saved.items() if place not in weights)
+    del hidden
+    return kept * config.train.batch_tokens / (rows * 2 * length)
