@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nmt.data.batching import collate
+from nmt.data.batching import Batch, collate
 from nmt.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer, Tokenizers
 from nmt.decoding.lines import Report, warn
 from nmt.decoding.search import Hypothesis, SearchOptions, length_penalty, search
@@ -180,13 +180,14 @@ def translate(
     limit = max(1, min(max_input, max_input if known is None else known) - 1)
     parts, counts = _parts(tokenizers, lines, prefixes, limit, first_line, report)
     with inference(model, precision) as device:
-        for batch in _batches(
+        for places in batches(
             [len(part.ids) + 1 for part in parts], batch_tokens // options.hypotheses
         ):
-            rows = [parts[i] for i in batch]
+            rows = [parts[i] for i in places]
+            batch = batch_of([part.ids for part in rows], [()] * len(rows)).to(device)
             found = search(
                 model,
-                _source([part.ids for part in rows], device),
+                Source(batch.source_BS, batch.source_keep_BS),
                 options,
                 pad=PAD,
                 unk=UNK,
@@ -335,12 +336,12 @@ def _report_cut(translations: list[Translation], first_line: int, report: Report
         )
 
 
-def _source(rows: Sequence[Ids], device: torch.device) -> Source:
-    batch = collate(rows, [()] * len(rows), pad=PAD, bos=BOS, eos=EOS)
-    return Source(batch.source_BS.to(device), batch.source_keep_BS.to(device))
+def batch_of(source_rows: Sequence[Ids], target_rows: Sequence[Ids]) -> Batch:
+    """Pairs of ids without special ids as tensors."""
+    return collate(source_rows, target_rows, pad=PAD, bos=BOS, eos=EOS)
 
 
-def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Places by falling length in batches of at most ``budget`` padded tokens, one row at least.
 
     The longest come first, so that a batch that does not fit into memory fails at once.
@@ -389,6 +390,29 @@ def score_ids(
     Raises:
         UserError: a sentence is longer than the positions the model knows.
     """
+    check_known(model, source_rows, target_rows)
+    lengths = [len(s) + len(t) + 2 for s, t in zip(source_rows, target_rows, strict=True)]
+    scores: list[PairScore | None] = [None] * len(lengths)
+    with inference(model, precision) as device:
+        for places in batches(lengths, batch_tokens):
+            rows = [source_rows[i] for i in places], [target_rows[i] for i in places]
+            batch = batch_of(*rows).to(device)
+            hidden_BTD = model(Source(batch.source_BS, batch.source_keep_BS), batch.target_in_BT)
+            keep_BT = batch.target_keep_BT
+            log_prob_N = _log_probs(model, hidden_BTD[keep_BT], batch.target_out_BT[keep_BT])
+            sums_B = torch.zeros(len(places), dtype=torch.float64, device=device)
+            sums_B.index_add_(0, keep_BT.nonzero()[:, 0], log_prob_N.double())
+            for place, log_prob in zip(places, sums_B.tolist(), strict=True):
+                scores[place] = PairScore(log_prob, len(target_rows[place]) + 1)
+    return [score for score in scores if score is not None]
+
+
+def check_known(model: Seq2Seq, source_rows: Sequence[Ids], target_rows: Sequence[Ids]) -> None:
+    """Every sentence fits into the positions the model knows.
+
+    Raises:
+        UserError: one does not.
+    """
     for name, rows, known in (
         ("source", source_rows, model.max_source_length),
         ("target", target_rows, model.max_target_length),
@@ -399,25 +423,6 @@ def score_ids(
                     f"pair {number}: the {name} has {len(row)} tokens, but this model knows "
                     f"{known - 1}; shorten it or leave it out"
                 )
-    lengths = [len(s) + len(t) + 2 for s, t in zip(source_rows, target_rows, strict=True)]
-    scores: list[PairScore | None] = [None] * len(lengths)
-    with inference(model, precision) as device:
-        for places in _batches(lengths, batch_tokens):
-            batch = collate(
-                [source_rows[i] for i in places],
-                [target_rows[i] for i in places],
-                pad=PAD,
-                bos=BOS,
-                eos=EOS,
-            ).to(device)
-            hidden_BTD = model(Source(batch.source_BS, batch.source_keep_BS), batch.target_in_BT)
-            keep_BT = batch.target_keep_BT
-            log_prob_N = _log_probs(model, hidden_BTD[keep_BT], batch.target_out_BT[keep_BT])
-            sums_B = torch.zeros(len(places), dtype=torch.float64, device=device)
-            sums_B.index_add_(0, keep_BT.nonzero()[:, 0], log_prob_N.double())
-            for place, log_prob in zip(places, sums_B.tolist(), strict=True):
-                scores[place] = PairScore(log_prob, len(target_rows[place]) + 1)
-    return [score for score in scores if score is not None]
 
 
 def _log_probs(model: Seq2Seq, hidden_ND: Tensor, out_N: Tensor, chunk: int = 1_024) -> Tensor:
