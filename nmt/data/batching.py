@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nmt.data.store import Ragged
 from nmt.errors import UserError
 
 BLOCK = 1024  # pairs whose subword sampling shares one seed
@@ -27,7 +28,10 @@ class Rows(Protocol):
     """Token ids of many sentences, without special ids; ``store.Ragged`` is one."""
 
     @property
-    def lengths(self) -> np.ndarray: ...
+    def lengths(self) -> np.ndarray:
+        """Ids of each row."""
+        ...
+
     def __len__(self) -> int: ...
     def __getitem__(self, row: int, /) -> np.ndarray: ...
 
@@ -378,24 +382,6 @@ class _Either:
         return self.second[row] if self.use_second[row] else self.first[row]
 
 
-@dataclass(frozen=True)
-class Packed:
-    """Rows in two arrays: all ids, and where each row starts (one more offset than rows)."""
-
-    values: np.ndarray
-    offsets: np.ndarray
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.offsets)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, row: int, /) -> np.ndarray:
-        return self.values[self.offsets[row] : self.offsets[row + 1]]
-
-
 def subword_sampler(
     texts: Sequence[Callable[[int, int], list[str]]],
     encoders: Sequence[Callable[[list[str], int], list[list[int]]]],
@@ -413,13 +399,16 @@ def subword_sampler(
         encoders: for source and target, (sentences, seed) -> sampled ids; runs in one thread.
     """
 
-    def side(epoch: int, number: int) -> Packed:
-        values, lengths = [], []
+    def side(epoch: int, number: int) -> Ragged:
+        values: list[np.ndarray] = []
+        counts: list[int] = []
         for block, start in enumerate(range(0, pairs, BLOCK)):
             sentences = texts[number](start, min(start + BLOCK, pairs))
             rows = encoders[number](sentences, derive_seed(seed, epoch, number, block))
-            lengths += [len(row) for row in rows]
+            counts += [len(row) for row in rows]
             values.append(np.fromiter((i for row in rows for i in row), np.int32))
-        return Packed(np.concatenate(values), np.concatenate([[0], np.cumsum(lengths)]))
+        lengths = np.array(counts, dtype=np.int32)
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        return Ragged(np.concatenate(values), offsets, lengths)
 
     return lambda epoch: (side(epoch, 0), side(epoch, 1))

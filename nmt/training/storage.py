@@ -100,13 +100,10 @@ def json_bytes(content: Any) -> bytes:
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def _checksum(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def sealed(content: dict[str, Any]) -> bytes:
     """JSON that carries its own checksum, for the files that no manifest lists."""
-    return json_bytes({**content, "checksum": _checksum(content)})
+    checksum = hashlib.sha256(json_bytes(content)).hexdigest()
+    return json_bytes({**content, "checksum": checksum})
 
 
 def read_file(path: Path, *, size: int | None = None, limit: int = 2**24) -> bytes:
@@ -117,10 +114,11 @@ def read_file(path: Path, *, size: int | None = None, limit: int = 2**24) -> byt
         raise DamagedError(f"{path} is missing") from None
     except OSError as error:
         raise DamagedError(f"{path} cannot be read: {error.strerror}") from error
+    about = os.fstat(handle)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(handle)
+        raise DamagedError(f"{path} is damaged: not a plain file")
     with open(handle, "rb") as file:
-        about = os.fstat(handle)
-        if not stat.S_ISREG(about.st_mode):
-            raise DamagedError(f"{path} is damaged: not a plain file")
         if about.st_size != size if size is not None else about.st_size > limit:
             raise DamagedError(f"{path} is damaged: it has {about.st_size} bytes")
         return file.read()
@@ -139,8 +137,10 @@ def parsed(path: Path, data: bytes) -> dict[str, Any]:
 
 def unsealed(path: Path) -> dict[str, Any]:
     """What ``sealed`` wrote, once its checksum is found to be right."""
-    content = parsed(path, read_file(path))
-    if content.pop("checksum", None) != _checksum(content):
+    data = read_file(path)
+    content = parsed(path, data)
+    content.pop("checksum", None)
+    if data != sealed(content):
         raise DamagedError(f"{path} is damaged: its checksum does not match")
     return content
 

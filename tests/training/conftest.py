@@ -1,131 +1,29 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import importlib.util
+import sys
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
-
-from nmt.config import AttentionConfig, ModelConfig, ModelKind, Score, Timing
-from nmt.data.batching import Packed, TrainingPairs
-from nmt.models.build import build_model
-from nmt.models.seq2seq import Seq2Seq
-from nmt.training.distributed import World
-from nmt.training.learner import Learner
-from nmt.training.loop import LoopOptions, Outcome, train
-from nmt.training.monitor import Monitor, Validation
-from nmt.training.optim import make_optimizer, make_schedule
-
-VOCABULARY = 24
 
 
-def packed(rows: list[list[int]]) -> Packed:
-    lengths = [len(row) for row in rows]
-    return Packed(
-        np.array([i for row in rows for i in row], dtype=np.int32),
-        np.concatenate([[0], np.cumsum(lengths)]),
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "toy_training", Path(__file__).with_name("toy.py")
     )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
-def toy_pairs(count: int = 60, *, batch_tokens: int = 64, sample: Any = None) -> TrainingPairs:
-    """Copy with a shift: short random sentences of ids 4 to VOCABULARY - 1."""
-    rng = np.random.default_rng(7)
-    rows = [rng.integers(4, VOCABULARY, rng.integers(1, 9)).tolist() for _ in range(count)]
-    targets = [[4 + (i - 3) % (VOCABULARY - 4) for i in row] for row in rows]
-    return TrainingPairs(
-        source=packed(rows),
-        target=packed(targets),
-        batch_tokens=batch_tokens,
-        pool=20,
-        seed=3,
-        pad=0,
-        bos=2,
-        eos=3,
-        sample=sample,
-    )
-
-
-def toy_model(kind: str, *, dropout: float, seed: int = 11) -> Seq2Seq:
-    torch.manual_seed(seed)
-    if kind == "transformer":
-        model = ModelConfig(
-            name="tiny", kind=ModelKind.transformer, width=8, ffn=16, heads=2, encoder_layers=1,
-            decoder_layers=1, dropout=dropout,
-        )  # fmt: skip
-        attention = AttentionConfig(preset="full", score=Score.scaled_dot)
-    else:
-        model = ModelConfig(
-            name="tiny", kind=ModelKind.lstm, width=8, embedding=8, encoder_layers=1, decoder_layers=1,
-            dropout=dropout,
-        )  # fmt: skip
-        attention = AttentionConfig(
-            preset="luong_general", score=Score.general, timing=Timing.current, feeding=True
-        )
-    return build_model(model, attention, VOCABULARY, VOCABULARY)
-
-
-def weight_sum(model: nn.Module) -> Validation:
-    """A validation that depends on the weights and is quick: not a measure of quality."""
-    total = sum(p.double().abs().sum() for p in model.parameters())
-    return Validation({"loss": float(total)}, samples=[("a", "b", "c")])
-
-
-@dataclass
-class Trained:
-    outcome: Outcome
-    learner: Learner
-    run: Path
-
-    def same_weights(self, other: Trained) -> bool:
-        mine, theirs = self.learner.weights(), other.learner.weights()
-        return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
-
-
-def run_toy(
-    run: Path,
-    *,
-    kind: str = "transformer",
-    pairs: TrainingPairs | None = None,
-    dropout: float = 0.2,
-    ema: float = 0.0,
-    precision: torch.dtype = torch.float32,
-    world: World | None = None,
-    validate: Callable[[Seq2Seq], Validation] = weight_sum,
-    double: bool = False,
-    clip: float | None = 1.0,
-    name: str = "adamw",
-    learning_rate: float = 0.01,
-    before: Callable[[Learner], None] = lambda learner: None,
-    **options: Any,
-) -> Trained:
-    """Train a toy model in ``run`` with a real loop, monitor and checkpoints."""
-    world = world or World()
-    model = toy_model(kind, dropout=dropout)
-    if double:
-        model.double()
-    optimizer = make_optimizer(name, model, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.01)
-    learner = Learner(
-        model, optimizer, world=world, label_smoothing=0.1, clip=clip, precision=precision, ema=ema
-    )
-    before(learner)
-    run.mkdir(parents=True, exist_ok=True)
-    settings = {"seed": 5, "max_steps": 12, "validate_every": 4, "log_every": 2, **options}
-    outcome = train(
-        learner,
-        pairs or toy_pairs(),
-        make_schedule("inverse_sqrt", learning_rate=learning_rate, warmup=4),
-        validate,
-        run,
-        LoopOptions(**settings),
-        world=world,
-        monitor=Monitor(run if world.first else None, live=False, tensorboard=False),
-        identity={"tokenizer": "abc"},
-    )
-    return Trained(outcome, learner, run)
+@pytest.fixture(scope="session")
+def toy() -> ModuleType:
+    return _load()
 
 
 @pytest.fixture(autouse=True)
