@@ -37,7 +37,7 @@ class Corpus(Protocol):
     """A source of rows that can be read again and again."""
 
     def inputs(self) -> list[Path]:
-        """The files whose content is the corpus. Raises UserError when one is missing."""
+        """The files whose content is the corpus, whether they are there or not."""
 
     def rows(self, notes: Counter[str], *, drop_invalid: bool = False) -> Iterator[Row]:
         """All rows in order; what was mended on the way is counted in `notes`."""
@@ -48,10 +48,9 @@ class PlainFiles:
     """Line-aligned plain files, gzip or not: source, target and perhaps more references."""
 
     paths: tuple[Path, ...]
-    hint: str = ""
 
     def inputs(self) -> list[Path]:
-        return _existing(self.paths, self.hint)
+        return [_on_disk(path) for path in self.paths]
 
     def rows(self, notes: Counter[str], *, drop_invalid: bool = False) -> Iterator[Row]:
         paths = self.inputs()
@@ -69,10 +68,9 @@ class Table:
 
     path: Path
     columns: tuple[int, ...] = (0, 1)
-    hint: str = ""
 
     def inputs(self) -> list[Path]:
-        return _existing([self.path], self.hint)
+        return [_on_disk(self.path)]
 
     def rows(self, notes: Counter[str], *, drop_invalid: bool = False) -> Iterator[Row]:
         (path,) = self.inputs()
@@ -97,10 +95,9 @@ class JsonLines:
 
     path: Path
     columns: tuple[str, ...]
-    hint: str = ""
 
     def inputs(self) -> list[Path]:
-        return _existing([self.path], self.hint)
+        return [_on_disk(self.path)]
 
     def rows(self, notes: Counter[str], *, drop_invalid: bool = False) -> Iterator[Row]:
         (path,) = self.inputs()
@@ -136,7 +133,6 @@ class Hub:
     subset: str | None = None
     columns: tuple[str, ...] = ()
     folder: Path | None = None
-    hint: str = ""
 
     def inputs(self) -> list[Path]:
         if self.folder is not None:
@@ -195,7 +191,7 @@ class Hub:
         except Exception as error:  # whatever the loader of a data set raises is about the input
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"cannot load the Hugging Face data set {self.name}: {reason}{_said(self.hint)}"
+                f"cannot load the Hugging Face data set {self.name}: {reason}"
             ) from error
         return loaded if isinstance(loaded, dict) else {"train": loaded}
 
@@ -227,13 +223,11 @@ def sacrebleu_files(name: str, languages: tuple[str, str]) -> PlainFiles:
     return PlainFiles(tuple(Path(path) for path in (source, *references)))
 
 
-def plain_files(
-    path: Sequence[str], languages: tuple[str, str], root: Path, hint: str = ""
-) -> PlainFiles:
+def plain_files(path: Sequence[str], languages: tuple[str, str], root: Path) -> PlainFiles:
     """Files from a prefix (PREFIX.en and PREFIX.fr) or from paths in the order source, target."""
     if len(path) == 1:
-        return PlainFiles(tuple(root / f"{path[0]}.{side}" for side in languages), hint)
-    return PlainFiles(tuple(root / side for side in path), hint)
+        return PlainFiles(tuple(root / f"{path[0]}.{side}" for side in languages))
+    return PlainFiles(tuple(root / side for side in path))
 
 
 def read_lines(
@@ -283,25 +277,10 @@ def _encoding_guess(number: int, line: bytes) -> str:
     return ""
 
 
-def _existing(paths: Sequence[Path], hint: str) -> list[Path]:
-    """The paths as they are on disk, plain or with .gz; an error names all that are missing."""
-    found, missing = [], []
-    for path in paths:
-        both = (path, path.with_name(path.name + ".gz"))
-        there = next((candidate for candidate in both if candidate.is_file()), None)
-        if there is not None:
-            found.append(there)
-        elif path.is_dir():
-            raise UserError(f"{path} is a folder; a file was expected")
-        else:
-            missing.append(str(path))
-    if missing:
-        raise UserError(f"there is no file {' and no '.join(missing)} (nor .gz){_said(hint)}")
-    return found
-
-
-def _said(hint: str) -> str:
-    return f"; {hint}" if hint else ""
+def _on_disk(path: Path) -> Path:
+    """The path, or the same with .gz if only that is there."""
+    zipped = path.with_name(path.name + ".gz")
+    return zipped if zipped.is_file() and not path.is_file() else path
 
 
 def _saved(folder: Path) -> bool:

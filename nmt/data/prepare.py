@@ -27,7 +27,14 @@ from nmt.config import DataConfig, Source, TokenizerConfig
 from nmt.data import cleaning, corpus, staging
 from nmt.data.cleaning import Funnel
 from nmt.data.corpus import EMBEDDED_SPLITS, Corpus, Embedded, Hub, JsonLines, Table
-from nmt.data.prepared import FORMAT, Prepared, open_prepared
+from nmt.data.prepared import (
+    FORMAT,
+    Prepared,
+    open_prepared,
+    show_examples,
+    write_gold,
+    write_references,
+)
 from nmt.data.staging import Staged
 from nmt.data.store import Store, open_store
 from nmt.data.tokenizer import Tokenizers
@@ -38,8 +45,11 @@ try:
 except ImportError:  # Windows: two processes may then do the same work twice, nothing worse
     fcntl = None  # type: ignore[assignment]
 
+__all__ = ["Prepared", "open_prepared", "prepare", "show_examples"]
+
 Report = Callable[[str], None]
 
+_TEST_NAME = re.compile(r"(?!(train|valid)$)[A-Za-z0-9][A-Za-z0-9_.-]*")
 _MANY_UNKNOWN = 0.001  # a larger share of unknown tokens is worth a warning
 _ROUND_TRIP_TEXTS = 1_000
 
@@ -59,6 +69,7 @@ def prepare(data: DataConfig, tokenizer: TokenizerConfig, *, report: Report) -> 
     try:
         cache.mkdir(parents=True, exist_ok=True)
         parts = _find_parts(data)
+        _check_there(data, parts)
         inputs = _hash_inputs(parts, cache, report)
         fingerprint = _fingerprint(data, tokenizer, parts, inputs)
         folder = cache / f"{data.name}-{fingerprint[:10]}"
@@ -125,24 +136,19 @@ def _find_parts(data: DataConfig) -> list[_Part]:
             )
             for split in EMBEDDED_SPLITS
         ]
-    parts = [
-        _Part("train", c.name, _corpus(data, c, "train", languages), c.tag) for c in data.train
-    ]
-    parts += [
-        _Part("valid", c.name, _corpus(data, c, "validation", languages), c.tag) for c in data.valid
-    ]
-    parts += [_Part(c.name, c.name, _corpus(data, c, "test", languages), c.tag) for c in data.test]
-    parts += _hub_parts(data, parts)
-    for part in parts:
-        known = part.split in ("train", "valid")
-        if not known and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", part.split):
-            raise UserError(f"data.test: {part.split!r} cannot be the name of a test set")
-        if any(c.name in ("train", "valid") for c in data.test):
-            raise UserError("data.test: a test set cannot be called train or valid")
-    for c in data.train:
-        if c.weight != 1.0:
-            raise UserError(f"data.train: corpus {c.name}: only weight 1 is supported so far")
-    return parts
+    roles = (("train", data.train), ("validation", data.valid), ("test", data.test))
+    parts = []
+    for role, corpora in roles:
+        for c in corpora or ():
+            split = {"train": "train", "validation": "valid"}.get(role, c.name)
+            parts.append(_Part(split, c.name, _corpus(data, c, role, languages), c.tag))
+            if role == "test" and not _TEST_NAME.fullmatch(c.name):
+                raise UserError(f"data.test: {c.name!r} cannot be the name of a test set")
+            if c.weight != 1.0:
+                raise UserError(f"data.{role}: {c.name}: only weight 1 is supported so far")
+            if " " in c.tag:
+                raise UserError(f"data.{role}: {c.name}: a tag cannot have a space: {c.tag!r}")
+    return parts + _hub_parts(data, parts)
 
 
 def _languages(data: DataConfig) -> tuple[str, str]:
@@ -157,7 +163,7 @@ def _corpus(data: DataConfig, c: config.Corpus, split: str, languages: tuple[str
         columns = columns[1::-1]
         path = path[1::-1]
     if c.kind == Source.files:
-        return corpus.plain_files(path, languages, root, data.hint)
+        return corpus.plain_files(path, languages, root)
     if len(path) != 1:
         raise UserError(f"data: corpus {c.name}: {c.kind} takes one path, got {path}")
     if c.kind == Source.sacrebleu:
@@ -165,11 +171,11 @@ def _corpus(data: DataConfig, c: config.Corpus, split: str, languages: tuple[str
     if c.kind == Source.hub:
         return _hub(data, path[0], split, languages, columns)
     if c.kind == Source.jsonl:
-        return JsonLines(root / path[0], columns or languages, data.hint)
+        return JsonLines(root / path[0], columns or languages)
     if not all(column.isdecimal() for column in columns):
         raise UserError(f"data.columns of a TSV file are numbers from 0, got {data.columns}")
     order = (1, 0) if data.reverse else (0, 1)
-    return Table(root / path[0], tuple(map(int, columns)) or order, data.hint)
+    return Table(root / path[0], tuple(map(int, columns)) or order)
 
 
 def _hub(
@@ -185,7 +191,6 @@ def _hub(
         subset=data.subset,
         columns=columns,
         folder=folder if folder.is_dir() else None,
-        hint=data.hint,
     )
 
 
@@ -203,6 +208,15 @@ def _hub_parts(data: DataConfig, parts: Sequence[_Part]) -> list[_Part]:
         if name and not given:
             found.append(_Part(split, split, replace(first, split=name)))
     return found
+
+
+def _check_there(data: DataConfig, parts: Sequence[_Part]) -> None:
+    """Name every missing file at once, and where a known corpus is to be had."""
+    files = dict.fromkeys(file for part in parts for file in part.corpus.inputs())
+    missing = ", ".join(str(file) for file in files if not file.is_file())
+    if missing:
+        hint = f"; {data.hint}" if data.hint else "; data.root= names the folder it lies in"
+        raise UserError(f"data={data.name}: there is no file {missing} (nor with .gz){hint}")
 
 
 # --- have the inputs changed ---------------------------------------------------------------------
@@ -329,8 +343,13 @@ def _fill(
     splits = {"train": staging.write_split(draft / "train.arrow", staged.chunks(0), tokenizers)}
     for name in ("valid", *(name for name in chunks if name != "valid")):
         splits[name] = staging.write_split(draft / f"{name}.arrow", chunks[name], tokenizers)
-    _write_references(draft / "references", held_out)
-    _write_gold(draft / "gold", parts, staged.numbers[staged.part == 0])
+    for name, rows in held_out.items():
+        if len(rows[0]) > 2:
+            write_references(draft, name, rows)
+    for part in parts:
+        if isinstance(part.corpus, Embedded):
+            kept = staged.numbers[staged.part == 0] if part.split == "train" else None
+            write_gold(draft, part.split, part.corpus.gold(), kept)
     (draft / "stage.arrow").unlink()
     _report_splits(splits, open_store(draft / "train.arrow"), tokenizers, report)
     sides = {"source_size": tokenizers.source.size, "target_size": tokenizers.target.size}
@@ -438,31 +457,7 @@ def _check_funnel(funnel: Funnel, data: DataConfig) -> None:
 def _symbols(tokenizer: TokenizerConfig, parts: Sequence[_Part]) -> list[str]:
     """The user's symbols and the tags of corpora, each once."""
     tags = [part.tag for part in parts if part.tag]
-    for tag in tags:
-        if " " in tag:
-            raise UserError(f"the tag of a corpus cannot have a space: {tag!r}")
     return list(dict.fromkeys([*tokenizer.user_symbols, *tags]))
-
-
-def _write_references(folder: Path, held_out: dict[str, list[tuple[str, ...]]]) -> None:
-    for name, rows in held_out.items():
-        if len(rows[0]) > 2:
-            folder.mkdir(exist_ok=True)
-            references = [list(texts) for texts in zip(*(row[1:] for row in rows), strict=True)]
-            (folder / f"{name}.json").write_text(json.dumps(references), "utf-8")
-
-
-def _write_gold(folder: Path, parts: Sequence[_Part], training_rows: np.ndarray) -> None:
-    """One JSON line a pair, in the order of the store."""
-    for part in parts:
-        if not isinstance(part.corpus, Embedded):
-            continue
-        folder.mkdir(exist_ok=True)
-        wanted = set(training_rows.tolist()) if part.split == "train" else None
-        with (folder / f"{part.split}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
-            for number, facts in enumerate(part.corpus.gold()):
-                if wanted is None or number in wanted:
-                    file.write(json.dumps(facts, ensure_ascii=False) + "\n")
 
 
 def _report_overlap(overlap: dict[str, dict[str, int]], report: Report) -> None:

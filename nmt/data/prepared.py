@@ -1,10 +1,10 @@
-"""A prepared folder, read back: tokenizers, memory-mapped splits, references, gold."""
+"""A prepared folder: tokenizers, memory-mapped splits, references, gold."""
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,27 @@ def open_prepared(folder: Path) -> Prepared:
             raise UserError(f"{folder}/{name}.arrow is not the file that was prepared")
     train, valid = stores.pop("train"), stores.pop("valid")
     return Prepared(folder, manifest, tokenizers, train, valid, stores)
+
+
+def write_references(folder: Path, split: str, rows: Sequence[tuple[str, ...]]) -> None:
+    """Keep all references of a test set; each row is a source and its references."""
+    path = folder / "references" / f"{split}.json"
+    path.parent.mkdir(exist_ok=True)
+    references = list(zip(*(row[1:] for row in rows), strict=True))
+    path.write_text(json.dumps(references, ensure_ascii=False), "utf-8")
+
+
+def write_gold(
+    folder: Path, split: str, facts: Iterable[dict[str, Any]], rows: np.ndarray | None
+) -> None:
+    """Keep what is known of each pair, of all pairs or of the numbered ones, in their order."""
+    path = folder / "gold" / f"{split}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    wanted = None if rows is None else set(rows.tolist())
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for number, fact in enumerate(facts):
+            if wanted is None or number in wanted:
+                file.write(json.dumps(fact, ensure_ascii=False) + "\n")
 
 
 def show_examples(prepared: Prepared, count: int, report: Callable[[str], None]) -> None:
