@@ -6,6 +6,7 @@ feminines, the aspirated h). Spelling follows the traditional rules (*espérera*
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ def conjugate(infinitive: str, irregular: Mapping[str, Mapping[str, str]]) -> Co
 
     ``irregular`` maps an infinitive to the fields ``present`` (six words), ``participle``,
     ``future`` (stem), optionally ``imperfect`` (stem) and ``subjunctive`` (six words), or to
-    ``like: other`` for compounds: *comprendre* like *prendre*, *dormir* like *partir*.
+    ``like: other`` where only the beginning differs: *comprendre* like *prendre*.
 
     Raises:
         ValueError: the ending is not that of a regular verb and no table entry exists.
@@ -67,7 +68,7 @@ def conjugate(infinitive: str, irregular: Mapping[str, Mapping[str, str]]) -> Co
         return _regular(infinitive)
     model = entry.get("like")
     if model is not None:
-        return _like(infinitive, entry, conjugate(model, irregular))
+        return _like(infinitive, conjugate(model, irregular))
     return _assemble(
         infinitive,
         present=entry["present"].split(),
@@ -78,36 +79,23 @@ def conjugate(infinitive: str, irregular: Mapping[str, Mapping[str, str]]) -> Co
     )
 
 
-def _like(infinitive: str, entry: Mapping[str, str], model: Conjugation) -> Conjugation:
-    """Swap what precedes the common ending: partir/dormir need ``stems: part dorm, par dor``."""
-    pairs = [tuple(pair.split()) for pair in entry.get("stems", "").split(",") if pair.strip()]
-    if not pairs:
-        prefix = infinitive.removesuffix(model.infinitive)
-        return Conjugation(
-            infinitive,
-            prefix + model.participle,
-            *(
-                tuple(prefix + form for form in forms)
-                for forms in (
-                    model.present, model.imperfect, model.future, model.conditional,
-                    model.subjunctive,
-                )
-            ),
-        )  # fmt: skip
+def _like(infinitive: str, model: Conjugation) -> Conjugation:
+    """Exchange what precedes the common ending: *construire* like *conduire*: constr-, cond-."""
+    common = len(os.path.commonprefix([infinitive[::-1], model.infinitive[::-1]]))
+    old = model.infinitive[:-common]
+    new = infinitive[:-common]
 
-    def swap(form: str) -> str:
-        for old, new in pairs:
-            if form.startswith(old):
-                return new + form.removeprefix(old)
-        return form
+    def swap(forms: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(new + form.removeprefix(old) for form in forms)
 
-    groups = (
-        model.present, model.imperfect, model.future, model.conditional, model.subjunctive,
-    )  # fmt: skip
     return Conjugation(
         infinitive,
-        swap(model.participle),
-        *(tuple(swap(form) for form in forms) for forms in groups),
+        *swap((model.participle,)),
+        swap(model.present),
+        swap(model.imperfect),
+        swap(model.future),
+        swap(model.conditional),
+        swap(model.subjunctive),
     )
 
 
@@ -141,13 +129,9 @@ def _regular(infinitive: str) -> Conjugation:
         return _first_group(infinitive)
     stem = infinitive[:-2]
     if infinitive.endswith("ir"):
-        return _assemble(
-            infinitive, [stem + e for e in PRESENT_IR], stem + "i", infinitive
-        )
+        return _assemble(infinitive, [stem + e for e in PRESENT_IR], stem + "i", infinitive)
     if infinitive.endswith("re"):
-        return _assemble(
-            infinitive, [stem + e for e in PRESENT_RE], stem + "u", infinitive[:-1]
-        )
+        return _assemble(infinitive, [stem + e for e in PRESENT_RE], stem + "u", infinitive[:-1])
     raise ValueError(f"no conjugation for {infinitive!r}: add it to `conjugations`")
 
 

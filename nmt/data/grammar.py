@@ -1,0 +1,287 @@
+"""The embedded English-French corpus: a synchronous grammar with gold alignments.
+
+A sentence is drawn as a tree (:mod:`nmt.data.sampler`), read off in both languages
+(:mod:`nmt.data.realise`) and comes with its word alignment, the tags of its phenomena and the
+antecedent of each pronoun. French is a function of English: the same English sentence never has
+two French ones, so a model can be exactly right and BLEU measures the model.
+
+The corpus is a laboratory, no substitute for real text; ``data/README.md`` says more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from random import Random
+
+from nmt.data.lexicon import Adjective, Lexicon, Noun, Verb, load_lexicon
+from nmt.data.meaning import NP, Clause, Linked, Sentence, Token
+from nmt.data.realise import English, French
+from nmt.data.sampler import Choice, Sampler, Tables, Unsuitable, admits
+
+__all__ = [
+    "Example", "build_example", "generate", "join", "load_lexicon", "minimal_pairs", "words",
+]  # fmt: skip
+
+#: Source words, punctuation included, of the longest training sentence, and of ``test_long``.
+LONGEST_TRAINED = 50
+LONGEST = 80
+
+#: How many clauses a sentence has: mean 1.7, with a tail that makes long sentences.
+CLAUSES = {1: 55, 2: 24, 3: 8, 4: 5, 5: 4, 6: 3, 7: 1}
+CLAUSES_LONG = {6: 1, 7: 2, 8: 3, 9: 3, 10: 2}
+
+#: One word: n't and 's apart, an elided word with its apostrophe, hyphens inside, punctuation.
+WORD = re.compile(
+    r"aujourd'hui|o'clock|n't\b|'(?:s|m|re|ll)\b|\w+?(?=n't\b)|\w+(?='(?:s|m|re|ll)\b)"
+    r"|\w+'|\w+(?:-\w+)*|[^\w\s]",
+    re.IGNORECASE,
+)
+#: Tenses in which *not* is one added word; present and past only of *be*.
+AUXILIARY_TENSES = {"present": 3, "past": 4, "progressive": 2, "future": 2, "going_to": 1,
+                    "perfect": 2, "past_progressive": 2}  # fmt: skip
+ATTACHED = frozenset([".", ",", "n't", "'s", "'m", "'re", "'ll"])
+ATTACHED_EN = ATTACHED | {"?", "!", ";", ":"}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A sentence pair with what is known about it.
+
+    Attributes:
+        source: English. target: French.
+        alignment: gold pairs of 0-based positions in ``words(source)`` and ``words(target)``.
+        tags: the phenomena in it, sorted: ``negation``, ``pronoun``, ``ambiguous:bank`` ...
+        antecedents: (position of a pronoun or possessive, position of what it stands for),
+            both in ``words(source)``.
+    """
+
+    source: str
+    target: str
+    alignment: tuple[tuple[int, int], ...]
+    tags: tuple[str, ...]
+    antecedents: tuple[tuple[int, int], ...]
+
+
+def words(text: str) -> list[str]:
+    """The words the alignment counts in.
+
+    Punctuation stands apart, an elided French word keeps its apostrophe (``l' animal``), English
+    contractions come apart (``did n't``, ``it 's``), words with a hyphen stay whole. :func:`join`
+    is the inverse.
+    """
+    return WORD.findall(text)
+
+
+def join(tokens: Iterable[str], language: str) -> str:
+    """Text from words; French has a plain space before ? ! ; and :, and plain apostrophes."""
+    attached = ATTACHED_EN if language == "en" else ATTACHED
+    out: list[str] = []
+    glued = True
+    for token in tokens:
+        if not glued and token not in attached:
+            out.append(" ")
+        out.append(token)
+        glued = token.endswith("'")
+    return "".join(out)
+
+
+def build_example(lexicon: Lexicon, sentence: Sentence) -> Example:
+    """Read a tree as English and French, and align what expresses the same part of it."""
+    realiser = French(lexicon)
+    source = English().sentence(sentence)
+    target = realiser.sentence(sentence)
+    places: dict[object, list[int]] = {}
+    for j, token in enumerate(target):
+        for key in token.keys:
+            places.setdefault(key, []).append(j)
+    alignment = {
+        (i, j) for i, token in enumerate(source) for key in token.keys for j in places.get(key, ())
+    }
+    return Example(
+        source=join(_capital(source), "en"),
+        target=join(_capital(target), "fr"),
+        alignment=tuple(sorted(alignment)),
+        tags=tuple(sorted(realiser.tags.union(_ambiguities(lexicon, source)))),
+        antecedents=tuple(_antecedents(source)),
+    )
+
+
+def _capital(tokens: list[Token]) -> list[str]:
+    forms = [token.form for token in tokens]
+    forms[0] = forms[0][0].upper() + forms[0][1:]
+    return forms
+
+
+def _ambiguities(lexicon: Lexicon, source: list[Token]) -> Iterable[str]:
+    """Tags of English words that have several French translations."""
+    for token in source:
+        for node, role in token.keys:
+            word = ""
+            if isinstance(node, NP) and node.noun is not None:
+                word = node.noun.english[0] if role == "head" else role.partition("/")[0]
+            elif isinstance(node, Clause) and role == "verb":
+                word = " ".join((node.verb.english.base, *node.verb.english_tail))
+                word = word.removeprefix("be ")
+            elif isinstance(node, Clause) and role == "adjective" and node.adjective is not None:
+                word = node.adjective.english
+            if word in lexicon.ambiguous:
+                yield f"ambiguous:{word}"
+
+
+def _antecedents(source: list[Token]) -> Iterable[tuple[int, int]]:
+    """Positions of pronouns with those of the heads of their antecedents."""
+    heads: dict[object, int] = {}
+    for i, token in enumerate(source):
+        for node, role in token.keys:
+            if role == "head":
+                heads[node] = i
+    for i, token in enumerate(source):
+        for node, role in token.keys:
+            if not isinstance(node, NP) or node.antecedent is None:
+                continue
+            if role != ("head" if node.pronoun else "determiner"):
+                continue
+            antecedent = node.antecedent
+            for np in antecedent.conjuncts or (antecedent,):
+                if np.noun is not None:
+                    yield i, heads[np]
+
+
+def generate(
+    lexicon: Lexicon, *, train: int = 40_000, valid: int = 2000, test: int = 2000, seed: int = 1
+) -> dict[str, list[Example]]:
+    """Draw the corpus; the same arguments give the same sentences on every machine.
+
+    No English sentence occurs twice, in one split or in two. ``test_long`` holds sentences of
+    51 to 80 words, longer than any in training; ``test_unseen`` sentences with a (verb, object)
+    or (adjective, noun) pair that no other split contains, of words that are each common in
+    training. Both have as many sentences as ``test``. The small splits are drawn first, so that
+    they do not depend on the size of ``train``.
+
+    Returns:
+        lists under ``train valid test test_long test_unseen``.
+    """
+    tables = Tables(lexicon)
+    taken: set[str] = set()
+    sizes = {"test": test, "valid": valid, "test_long": test, "test_unseen": test, "train": train}
+    splits: dict[str, list[Example]] = {}
+    for split, size in sizes.items():
+        sampler = Sampler(tables, Random(f"{seed} {split}"), unseen=split == "test_unseen")
+        long = split == "test_long"
+        clauses = Choice((CLAUSES_LONG if long else CLAUSES).items())
+        shortest, longest = (LONGEST_TRAINED + 1, LONGEST) if long else (3, LONGEST_TRAINED)
+        examples = splits.setdefault(split, [])
+        while len(examples) < size:
+            example = _draw(lexicon, sampler, clauses)
+            if example is None or example.source in taken:
+                continue
+            if split == "test_unseen" and not sampler.novel:
+                continue
+            if shortest <= len(words(example.source)) <= longest:
+                taken.add(example.source)
+                examples.append(example)
+    return {name: splits[name] for name in ("train", "valid", "test", "test_long", "test_unseen")}
+
+
+def _draw(lexicon: Lexicon, sampler: Sampler, clauses: Choice[int]) -> Example | None:
+    try:
+        sentence = sampler.sentence(clauses.pick(sampler.rng))
+    except Unsuitable:
+        return None
+    return build_example(lexicon, sentence)
+
+
+def minimal_pairs(
+    lexicon: Lexicon, kind: str, count: int, seed: int
+) -> list[tuple[Example, Example]]:
+    """Pairs of sentences that differ in one word and in what it does to the meaning.
+
+    Args:
+        kind: ``negation``: with and without *not* (French *ne ... pas*), nothing else differs;
+            ``antecedent``: *it was too tired* / *it was too wide*: the last adjective decides
+            which of two nouns *it* stands for, and so between *il* and *elle*.
+
+    Raises:
+        ValueError: another kind.
+    """
+    makers: dict[str, Callable[[Lexicon, Sampler], tuple[Sentence, Sentence]]] = {
+        "negation": _negation_pair, "antecedent": _antecedent_pair,
+    }  # fmt: skip
+    if kind not in makers:
+        raise ValueError(f"kind is one of {', '.join(makers)}, not {kind!r}")
+    sampler = Sampler(Tables(lexicon), Random(f"{seed} {kind}"))
+    pairs: list[tuple[Example, Example]] = []
+    taken: set[str] = set()
+    while len(pairs) < count:
+        try:
+            first, second = makers[kind](lexicon, sampler)
+        except Unsuitable:
+            continue
+        pair = build_example(lexicon, first), build_example(lexicon, second)
+        if pair[0].source not in taken:
+            taken.add(pair[0].source)
+            pairs.append(pair)
+    return pairs
+
+
+def _negation_pair(lexicon: Lexicon, sampler: Sampler) -> tuple[Sentence, Sentence]:
+    """One clause twice, affirmed and denied, in a tense where English only adds *not*."""
+    sampler.start()
+    c = sampler.clause(AUXILIARY_TENSES)
+    bare = c.tense in ("present", "past") and c.verb.english.base != "be"
+    if bare or c.negation or c.infinitive or c.complement or c.also or c.adverb or c.purpose:
+        raise Unsuitable
+    if c.time is not None and not c.time.negatable or c.degree and c.degree.id == "almost":
+        raise Unsuitable
+    determiner = c.object.determiner if c.object is not None else None
+    if determiner is not None and determiner.id in ("some", "bare", "a", "every"):
+        raise Unsuitable  # de would replace the article
+    c.contracted = False
+    return Sentence(c), Sentence(replace(c, negation="not"))
+
+
+def _antecedent_pair(lexicon: Lexicon, sampler: Sampler) -> tuple[Sentence, Sentence]:
+    """The animal did not cross the street because it was too tired, too wide."""
+    rng, tables = sampler.rng, sampler.tables
+    verb = Choice((v, v.weight) for v in lexicon.verbs.values() if _pairs_on(v)).pick(rng)
+    subject = Choice((n, n.weight) for n in tables.subjects[verb.id] if n.leaf == "beast").pick(rng)
+    objects = tables.objects[verb.id][0]
+    obj = objects.pick(rng)
+    if obj.pronoun != "it" or obj.numbers != "sp" or obj.gender == subject.gender:
+        raise Unsuitable
+    tired = _only_of(tables, sampler.predicates, subject, obj, rng)
+    wide = _only_of(tables, sampler.predicates, obj, subject, rng)
+    the = lexicon.determiners["the"]
+    tense = rng.choice(("past", "past", "present"))
+    degree = sampler.adverbs["degree"].pick(rng) if rng.random() < 0.7 else None
+    negation = "not" if rng.random() < 0.6 else ""
+    if verb.ambiguous_past or degree is not None and degree.id == "almost":
+        raise Unsuitable
+
+    def sentence(adjective: Adjective, first: bool) -> Sentence:
+        one, two = NP(subject, determiner=the), NP(obj, determiner=the)
+        main = Clause(one, verb, tense, negation, object=two)
+        it = NP(pronoun="it", antecedent=one if first else two)
+        because = Clause(it, lexicon.verbs["be"], tense, adjective=adjective, degree=degree)
+        return Sentence(main, linked=[Linked(lexicon.links["because"], because)])
+
+    return sentence(tired, True), sentence(wide, False)
+
+
+def _pairs_on(verb: Verb) -> bool:
+    """Whether an animal does it to a thing."""
+    return "beast" in verb.subject and bool(verb.object) and verb.clitic == "object"
+
+
+def _only_of(
+    tables: Tables, adjectives: Choice[Adjective], noun: Noun, other: Noun, rng: Random
+) -> Adjective:
+    """An adjective said of the one noun and, in none of its senses, of the other."""
+    for _ in range(50):
+        adjective = adjectives.pick(rng)
+        wide = tables.wide[f"be {adjective.english}", "subject"]
+        if admits(adjective.of, noun) and not admits(wide, other):
+            return adjective
+    raise Unsuitable
