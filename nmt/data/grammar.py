@@ -1,7 +1,7 @@
 """The embedded English-French corpus: a synchronous grammar with gold alignments.
 
 A sentence is drawn as a tree (:mod:`nmt.data.sampler`), read off in both languages
-(:mod:`nmt.data.realise`) and comes with its word alignment, the tags of its phenomena and the
+(:mod:`nmt.data.english_syntax`, :mod:`nmt.data.french_syntax`) and comes with its word alignment, the tags of its phenomena and the
 antecedent of each pronoun. French is a function of English: the same English sentence never has
 two French ones, so a model can be exactly right and BLEU measures the model.
 
@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from random import Random
 
-from nmt.data.lexicon import Adjective, Lexicon, Noun, Verb, load_lexicon
-from nmt.data.meaning import NP, Clause, Linked, Sentence, Token
-from nmt.data.realise import English, French
-from nmt.data.sampler import Choice, Sampler, Tables, Unsuitable, admits
+from nmt.data.english_syntax import English
+from nmt.data.french_syntax import French
+from nmt.data.lexicon import Lexicon, load_lexicon
+from nmt.data.meaning import NP, Adjective, Clause, Key, Linked, Noun, Sentence, Token, Verb
+from nmt.data.phrases import Unsuitable
+from nmt.data.sampler import Sampler
+from nmt.data.tables import Choice, Tables, admits
 
 __all__ = [
     "Example", "build_example", "generate", "join", "load_lexicon", "minimal_pairs", "words",
@@ -89,22 +92,39 @@ def join(tokens: Iterable[str], language: str) -> str:
 
 def build_example(lexicon: Lexicon, sentence: Sentence) -> Example:
     """Read a tree as English and French, and align what expresses the same part of it."""
-    realiser = French(lexicon)
-    source = English().sentence(sentence)
-    target = realiser.sentence(sentence)
-    places: dict[object, list[int]] = {}
+    tags: set[str] = set()
+    source = English(lexicon, tags).sentence(sentence)
+    target = French(lexicon, tags).sentence(sentence)
+    places: dict[Key, list[int]] = {}
     for j, token in enumerate(target):
         for key in token.keys:
             places.setdefault(key, []).append(j)
-    alignment = {
-        (i, j) for i, token in enumerate(source) for key in token.keys for j in places.get(key, ())
-    }
+    alignment: list[tuple[int, int]] = []
+    heads: dict[object, int] = {}
+    pronouns: list[tuple[int, NP]] = []
+    for i, token in enumerate(source):
+        found: set[int] = set()
+        for key in token.keys:
+            found.update(places.get(key, ()))
+            node, role = key
+            if role == "head":
+                heads[node] = i
+            if isinstance(node, NP) and node.antecedent is not None:
+                if role == ("head" if node.pronoun else "determiner"):
+                    pronouns.append((i, node.antecedent))
+        alignment += [(i, j) for j in sorted(found)]
+    antecedents = tuple(
+        (i, heads[np])
+        for i, antecedent in pronouns
+        for np in antecedent.conjuncts or (antecedent,)
+        if np.noun is not None
+    )
     return Example(
         source=join(_capital(source), "en"),
         target=join(_capital(target), "fr"),
-        alignment=tuple(sorted(alignment)),
-        tags=tuple(sorted(realiser.tags.union(_ambiguities(lexicon, source)))),
-        antecedents=tuple(_antecedents(source)),
+        alignment=tuple(alignment),
+        tags=tuple(sorted(tags)),
+        antecedents=antecedents,
     )
 
 
@@ -112,41 +132,6 @@ def _capital(tokens: list[Token]) -> list[str]:
     forms = [token.form for token in tokens]
     forms[0] = forms[0][0].upper() + forms[0][1:]
     return forms
-
-
-def _ambiguities(lexicon: Lexicon, source: list[Token]) -> Iterable[str]:
-    """Tags of English words that have several French translations."""
-    for token in source:
-        for node, role in token.keys:
-            word = ""
-            if isinstance(node, NP) and node.noun is not None:
-                word = node.noun.english[0] if role == "head" else role.partition("/")[0]
-            elif isinstance(node, Clause) and role == "verb":
-                word = " ".join((node.verb.english.base, *node.verb.english_tail))
-                word = word.removeprefix("be ")
-            elif isinstance(node, Clause) and role == "adjective" and node.adjective is not None:
-                word = node.adjective.english
-            if word in lexicon.ambiguous:
-                yield f"ambiguous:{word}"
-
-
-def _antecedents(source: list[Token]) -> Iterable[tuple[int, int]]:
-    """Positions of pronouns with those of the heads of their antecedents."""
-    heads: dict[object, int] = {}
-    for i, token in enumerate(source):
-        for node, role in token.keys:
-            if role == "head":
-                heads[node] = i
-    for i, token in enumerate(source):
-        for node, role in token.keys:
-            if not isinstance(node, NP) or node.antecedent is None:
-                continue
-            if role != ("head" if node.pronoun else "determiner"):
-                continue
-            antecedent = node.antecedent
-            for np in antecedent.conjuncts or (antecedent,):
-                if np.noun is not None:
-                    yield i, heads[np]
 
 
 def generate(
@@ -177,9 +162,10 @@ def generate(
             example = _draw(lexicon, sampler, clauses)
             if example is None or example.source in taken:
                 continue
+            length = len(words(example.source))
             if split == "test_unseen" and not sampler.novel:
                 continue
-            if shortest <= len(words(example.source)) <= longest:
+            if shortest <= length <= longest:
                 taken.add(example.source)
                 examples.append(example)
     return {name: splits[name] for name in ("train", "valid", "test", "test_long", "test_unseen")}
@@ -233,7 +219,7 @@ def _negation_pair(lexicon: Lexicon, sampler: Sampler) -> tuple[Sentence, Senten
     bare = c.tense in ("present", "past") and c.verb.english.base != "be"
     if bare or c.negation or c.infinitive or c.complement or c.also or c.adverb or c.purpose:
         raise Unsuitable
-    if c.time is not None and not c.time.negatable or c.degree and c.degree.id == "almost":
+    if c.time is not None and not c.time.negatable or c.degree and c.degree.id == "quite":
         raise Unsuitable
     determiner = c.object.determiner if c.object is not None else None
     if determiner is not None and determiner.id in ("some", "bare", "a", "every"):
@@ -257,7 +243,7 @@ def _antecedent_pair(lexicon: Lexicon, sampler: Sampler) -> tuple[Sentence, Sent
     tense = rng.choice(("past", "past", "present"))
     degree = sampler.adverbs["degree"].pick(rng) if rng.random() < 0.7 else None
     negation = "not" if rng.random() < 0.6 else ""
-    if verb.ambiguous_past or degree is not None and degree.id == "almost":
+    if verb.ambiguous_past:
         raise Unsuitable
 
     def sentence(adjective: Adjective, first: bool) -> Sentence:
@@ -282,6 +268,8 @@ def _only_of(
     for _ in range(50):
         adjective = adjectives.pick(rng)
         wide = tables.wide[f"be {adjective.english}", "subject"]
-        if admits(adjective.of, noun) and not admits(wide, other):
+        if adjective.absolute or not admits(adjective.of, noun):
+            continue
+        if not admits(wide, other):
             return adjective
     raise Unsuitable

@@ -14,6 +14,16 @@ from typing import Any
 import yaml
 
 from nmt.data import english, french
+from nmt.data.meaning import (
+    Adjective,
+    Adverb,
+    Determiner,
+    Link,
+    Noun,
+    Phrase,
+    Preposition,
+    Verb,
+)  # fmt: skip
 from nmt.errors import UserError
 
 #: French prepositions that may end a verb, as in ``penser à``; they govern its object.
@@ -22,152 +32,17 @@ PREPOSITIONS = ("à", "de", "dans", "sur")
 #: Entry fields by section: what may be written, so that a typo is an error.
 FIELDS = {
     "nouns": "en fr pl fr_pl number fr_number mass an aspirated feminine pronoun",
-    "adjectives": "en fr feminine fr_pl fr_fp vowel of before an aspirated predicate attributive",
+    "adjectives": "en fr feminine fr_pl fr_fp vowel of before an aspirated predicate attributive absolute",
     "verbs": "en fr subject object to where place adverbs that whether infinitive adjective "
     "profession state generic past pp ing impersonal modal particle clitic tenses weight "
-    "there aspirated definite bare",
+    "there aspirated definite bare progressive",
     "adverbs": "en fr kind an",
     "prepositions": "en fr of article adjunct",
     "times": "en fr tenses links habitual negatable front",
-    "links": "en fr kind mood comma links",
+    "links": "en fr kind mood comma links form",
     "determiners": "en fr aspirated",
     "questions": "en fr",
 }
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Noun:
-    id: str
-    leaf: str  # its semantic class
-    english: tuple[str, str]  # singular, plural
-    french: tuple[str, str]
-    gender: str  # m f
-    weight: float
-    numbers: str = "sp"  # which numbers it is used in
-    french_number: str = ""  # where French differs: trousers, pantalon
-    mass: bool = False
-    an: bool | None = None
-    aspirated: bool = False
-    feminine: str = ""  # of a profession said of a woman: étudiante
-    pronoun: str = "it"
-
-    @property
-    def named(self) -> bool:
-        return self.leaf in ("man_name", "woman_name", "city")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Adjective:
-    id: str
-    english: str
-    french: tuple[str, str, str, str]  # ms fs mp fp
-    of: frozenset[str]  # classes it is said of
-    weight: float
-    before: bool = False
-    before_vowel: str = ""  # bel, nouvel, vieil
-    an: bool | None = None
-    aspirated: bool = False
-    attributive: bool = True
-    predicate: bool = True
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Verb:
-    """One sense of a verb with what it governs; classes are expanded to leaves."""
-
-    id: str
-    english: english.EnglishVerb
-    english_tail: tuple[str, ...]
-    french: french.Conjugation
-    french_tail: tuple[str, ...]
-    french_preposition: str  # before the object: penser à
-    auxiliary: french.Conjugation
-    uses_etre: bool
-    reflexive: bool
-    subject: frozenset[str]
-    weight: float
-    object: frozenset[str] = frozenset()
-    to: frozenset[str] = frozenset()
-    where: frozenset[str] = frozenset()  # English prepositions of a place it needs
-    place: bool = True  # whether a place may be added
-    adverbs: bool = True
-    that: str = ""  # link of the complement clause
-    infinitive: str | None = None  # French preposition before it ("" for none)
-    adjective: bool = False
-    profession: bool = False  # est médecin: no article, agrees with the subject
-    bare: bool = False  # parle français: no article
-    definite: bool = False  # plays the piano
-    state: bool = False  # past: imparfait
-    generic: bool = False  # likes books: les livres
-    impersonal: bool = False
-    there: bool = False  # there is
-    modal: bool = False
-    particle: bool = False  # turn it off
-    clitic: str = "object"  # what an object pronoun becomes: object, dative, or "" (never)
-    tenses: frozenset[str] = frozenset()
-    aspirated: bool = False
-
-    @property
-    def ambiguous_past(self) -> bool:
-        """*I put*: present or past? Only the third person singular tells."""
-        return self.english.past == self.english.base
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Adverb:
-    id: str
-    english: tuple[str, ...]
-    french: tuple[str, ...]
-    kind: str  # manner, frequency, degree
-    weight: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Preposition:
-    id: str
-    english: tuple[str, ...]
-    french: tuple[str, ...]
-    of: frozenset[str]
-    weight: float
-    article: bool = True  # en France: no article
-    adjunct: bool = True  # may be added to any clause
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Phrase:
-    """A fixed phrase, words aligned by ``links`` (all with all where there are none)."""
-
-    id: str
-    english: tuple[str, ...]
-    french: tuple[str, ...]
-    links: tuple[tuple[int, int], ...]
-    weight: float
-    tenses: frozenset[str] = frozenset()
-    habitual: bool = False
-    negatable: bool = True
-    front: bool = True
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Link:
-    """A connective: because, that, and, in order to."""
-
-    id: str
-    english: tuple[str, ...]
-    french: tuple[str, ...]
-    links: tuple[tuple[int, int], ...]
-    kind: str  # and, cause, time, concession, condition, complement, purpose
-    weight: float
-    mood: str = ""
-    comma: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Determiner:
-    id: str
-    english: tuple[str, str]  # singular, plural; "" where it has none
-    french: tuple[str, str, str, str]  # ms fs mp fp
-    aspirated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +212,7 @@ class _Reader:
             aspirated=bool(entry.get("aspirated")),
             attributive=entry.get("attributive", True),
             predicate=entry.get("predicate", True),
+            absolute=bool(entry.get("absolute")),
         )
 
     def verb(self, rank: int, name: str, value: object, irregular: dict[str, Any]) -> Verb:
@@ -365,7 +241,7 @@ class _Reader:
         infinitive = entry.get("infinitive")
         clitic = entry.get("clitic", {"": "object"}.get(preposition, "none"))
         return Verb(
-            id=name, english=forms, english_tail=tuple(tail), french=conjugation,
+            id=name, name=" ".join((base, *tail)), english=forms, english_tail=tuple(tail), french=conjugation,
             french_tail=tuple(words[1:]), french_preposition=preposition, auxiliary=auxiliary,
             uses_etre=etre, reflexive=reflexive,
             subject=self.leaves(where, entry.get("subject", "human")),
@@ -375,7 +251,7 @@ class _Reader:
             that="that" if entry.get("that") else "whether" if entry.get("whether") else "",
             infinitive=None if infinitive is None else infinitive.removeprefix("-"),
             adjective=bool(entry.get("adjective")), profession=bool(entry.get("profession")),
-            bare=bool(entry.get("bare")), definite=bool(entry.get("definite")),
+            progressive=entry.get("progressive", True), bare=bool(entry.get("bare")), definite=bool(entry.get("definite")),
             state=bool(entry.get("state")), generic=bool(entry.get("generic")),
             impersonal=bool(entry.get("impersonal")), there=bool(entry.get("there")),
             modal=bool(entry.get("modal")), particle=bool(entry.get("particle")), clitic=clitic,
@@ -425,6 +301,7 @@ class _Reader:
         return Link(
             name, source, target, links, entry.get("kind", ""), rank_weight(rank),
             mood=entry.get("mood", ""), comma=bool(entry.get("comma")),
+            form=entry.get("form", "infinitive"),
         )  # fmt: skip
 
     def adverb(self, rank: int, name: str, value: object) -> Adverb:

@@ -8,20 +8,13 @@ aligned. That is how "not" comes to be aligned with "ne" and "pas".
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from nmt.data.lexicon import (
-        Adjective,
-        Adverb,
-        Determiner,
-        Link,
-        Noun,
-        Phrase,
-        Preposition,
-        Verb,
-    )
+    from nmt.data.english import EnglishVerb
+    from nmt.data.french import Conjugation
 
 #: A part of the tree: a node and the role within it, such as (clause, "negation").
 Key = tuple[object, str]
@@ -35,6 +28,145 @@ class Token(NamedTuple):
     before_vowel: str = ""  # the form before a vowel sound: an, l', bel, cet
     hard: bool = False  # the first letter misleads: un *héros*, a *university*, an *hour*
     article: bool = False  # le, les melt with de and à only where they are articles
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Noun:
+    id: str
+    leaf: str  # its semantic class
+    english: tuple[str, str]  # singular, plural
+    french: tuple[str, str]
+    gender: str  # m f
+    weight: float
+    numbers: str = "sp"  # which numbers it is used in
+    french_number: str = ""  # where French differs: trousers, pantalon
+    mass: bool = False
+    an: bool | None = None
+    aspirated: bool = False
+    feminine: str = ""  # of a profession said of a woman: étudiante
+    pronoun: str = "it"
+
+    @property
+    def named(self) -> bool:
+        return self.leaf in ("man_name", "woman_name", "city")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adjective:
+    id: str
+    english: str
+    french: tuple[str, str, str, str]  # ms fs mp fp
+    of: frozenset[str]  # classes it is said of
+    weight: float
+    before: bool = False
+    before_vowel: str = ""  # bel, nouvel, vieil
+    an: bool | None = None
+    aspirated: bool = False
+    attributive: bool = True
+    predicate: bool = True
+    absolute: bool = False  # no *very*
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verb:
+    """One sense of a verb with what it governs; classes are expanded to leaves."""
+
+    id: str
+    name: str  # the English words of the dictionary form: look for
+    english: EnglishVerb
+    english_tail: tuple[str, ...]
+    french: Conjugation
+    french_tail: tuple[str, ...]
+    french_preposition: str  # before the object: penser à
+    auxiliary: Conjugation
+    uses_etre: bool
+    reflexive: bool
+    subject: frozenset[str]
+    weight: float
+    object: frozenset[str] = frozenset()
+    to: frozenset[str] = frozenset()
+    where: frozenset[str] = frozenset()  # English prepositions of a place it needs
+    place: bool = True  # whether a place may be added
+    adverbs: bool = True
+    that: str = ""  # link of the complement clause
+    infinitive: str | None = None  # French preposition before it ("" for none)
+    adjective: bool = False
+    profession: bool = False  # est médecin: no article, agrees with the subject
+    bare: bool = False  # parle français: no article
+    definite: bool = False  # plays the piano
+    state: bool = False  # past: imparfait
+    progressive: bool = True
+    generic: bool = False  # likes books: les livres
+    impersonal: bool = False
+    there: bool = False  # there is
+    modal: bool = False
+    particle: bool = False  # turn it off
+    clitic: str = "object"  # what an object pronoun becomes: object, dative, or "" (never)
+    tenses: frozenset[str] = frozenset()
+    aspirated: bool = False
+
+    @property
+    def ambiguous_past(self) -> bool:
+        """*I put*: present or past? Only the third person singular tells."""
+        return self.english.past == self.english.base
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adverb:
+    id: str
+    english: tuple[str, ...]
+    french: tuple[str, ...]
+    kind: str  # manner, frequency, degree
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Preposition:
+    id: str
+    english: tuple[str, ...]
+    french: tuple[str, ...]
+    of: frozenset[str]
+    weight: float
+    article: bool = True  # en France: no article
+    adjunct: bool = True  # may be added to any clause
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Phrase:
+    """A fixed phrase, words aligned by ``links`` (all with all where there are none)."""
+
+    id: str
+    english: tuple[str, ...]
+    french: tuple[str, ...]
+    links: tuple[tuple[int, int], ...]
+    weight: float
+    tenses: frozenset[str] = frozenset()
+    habitual: bool = False
+    negatable: bool = True
+    front: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Link:
+    """A connective: because, that, and, in order to."""
+
+    id: str
+    english: tuple[str, ...]
+    french: tuple[str, ...]
+    links: tuple[tuple[int, int], ...]
+    kind: str  # and, cause, time, concession, condition, complement, purpose
+    weight: float
+    mood: str = ""
+    comma: bool = False
+    form: str = "infinitive"  # of the English verb after it: to cross, without crossing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Determiner:
+    id: str
+    english: tuple[str, str]  # singular, plural; "" where it has none
+    french: tuple[str, str, str, str]  # ms fs mp fp
+    aspirated: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -154,3 +286,17 @@ class Sentence:
     question: Phrase | None = None  # yes-no (an empty phrase) or why, when, where
     front: Linked | None = None  # Because ..., main
     linked: list[Linked] = field(default_factory=list)
+
+
+def word_tokens(forms: Iterable[str], *keys: Key) -> list[Token]:
+    """Tokens that all express the same."""
+    return [Token(form, keys) for form in forms]
+
+
+def phrase_tokens(phrase: Phrase | Link, node: object, side: int) -> list[Token]:
+    """A fixed phrase of side 0 (English) or 1; its links become keys shared with the other."""
+    forms = phrase.french if side else phrase.english
+    return [
+        Token(form, tuple((node, f"{i}-{j}") for i, j in phrase.links if (i, j)[side] == at))
+        for at, form in enumerate(forms)
+    ]
