@@ -79,10 +79,6 @@ class Funnel:
     def kept(self) -> int:
         return self.read - self.removed.total() - sum(self.held_out.values())
 
-    @property
-    def removed_share(self) -> float:
-        return self.removed.total() / self.read if self.read else 0.0
-
     def as_dict(self) -> dict[str, Any]:
         return {
             "read": self.read,

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import difflib
 import gzip
+import hashlib
 import json
+import os
+import re
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,8 +32,7 @@ Row = tuple[str, ...] | None
 EMBEDDED_SPLITS = ("train", "valid", "test", "test_long", "test_unseen")
 
 _BOM = b"\xef\xbb\xbf"
-# Modules that write the embedded corpus.
-_RULES = ("grammar", "meaning", "lexicon", "english", "french")
+_IMPORT = re.compile(r"^\s*from nmt\.data(?:\.(\w+))? import \(?([\w\s,]+)", re.MULTILINE)
 
 
 class Corpus(Protocol):
@@ -321,13 +323,14 @@ def _different_lengths(paths: Sequence[Path]) -> UserError:
 def doubtful_line(source_sizes: np.ndarray, target_sizes: np.ndarray) -> int:
     """The line (from 1) at which two files of different lengths probably go apart.
 
-    Lines that translate each other are about equally long. With d more lines in one file, the
-    likeliest place is the k for which pairing line i with i before k, and with i + d from there
-    on, leaves the smallest sum of differences between the logarithms of the lengths.
+    The lengths of lines that translate each other have about the same ratio. With d more lines
+    in one file, the likeliest place is the k for which pairing line i with i before k, and with
+    i + d from there on, leaves the smallest sum of differences between centred log-lengths.
     """
     if len(source_sizes) > len(target_sizes):
         source_sizes, target_sizes = target_sizes, source_sizes
     short, long = np.log1p(source_sizes), np.log1p(target_sizes)
+    short, long = (log - np.median(log) if len(log) else log for log in (short, long))
     extra = len(long) - len(short)
     before = np.abs(short - long[: len(short)])
     after = np.abs(short - long[extra:])
@@ -337,44 +340,91 @@ def doubtful_line(source_sizes: np.ndarray, target_sizes: np.ndarray) -> int:
     return int(np.argmin(cost)) + 1
 
 
+class Generated:
+    """The embedded corpus, generated from its lexicon when a split is first asked for."""
+
+    def __init__(self, lexicon: Path, *, train: int, valid: int, test: int, seed: int) -> None:
+        self.lexicon = lexicon
+        self._sizes = {"train": train, "valid": valid, "test": test, "seed": seed}
+
+    @cached_property
+    def splits(self) -> dict[str, list[Any]]:
+        from nmt.data import grammar
+
+        return dict(grammar.generate(grammar.load_lexicon(self.lexicon), **self._sizes))
+
+
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """One split of the embedded corpus, which is generated rather than read."""
+    """One split of the embedded corpus."""
 
     split: str
-    lexicon: Path
-    train: int
-    valid: int
-    test: int
-    seed: int
+    generated: Generated
     reverse: bool = False
 
     def inputs(self) -> list[Path]:
         # Other rules write other sentences: they count as input beside the lexicon.
-        return [self.lexicon, *(Path(__file__).with_name(f"{name}.py") for name in _RULES)]
+        return [self.generated.lexicon, *module_files("grammar")]
 
     def rows(self, notes: Counter[str], *, drop_invalid: bool = False) -> Iterator[Row]:
-        for example in self._examples():
+        for example in self.generated.splits[self.split]:
             pair = (example.source, example.target)
             yield pair[::-1] if self.reverse else pair
 
     def gold(self) -> Iterator[dict[str, Any]]:
-        """Alignment (source word, target word), tags and antecedents of each pair."""
-        for example in self._examples():
+        """Each pair with its alignment (source word, target word), tags and antecedents."""
+        for example in self.generated.splits[self.split]:
             facts = asdict(example)
             if self.reverse:
                 facts["source"], facts["target"] = facts["target"], facts["source"]
                 facts["alignment"] = sorted((j, i) for i, j in facts["alignment"])
             yield facts
 
-    def _examples(self) -> list[Any]:
-        splits = _generated(self.lexicon, self.train, self.valid, self.test, self.seed)
-        return splits[self.split]
+
+def module_files(name: str) -> list[Path]:
+    """The file of a module of this room and those of all that it imports from this room."""
+    room, found, todo = Path(__file__).parent, [], [name]
+    while todo:
+        path = room / f"{todo.pop()}.py"
+        if path in found or not path.exists():
+            continue
+        found.append(path)
+        for module, names in _IMPORT.findall(path.read_text("utf-8")):
+            todo += [module] if module else re.findall(r"\w+", names)
+    return sorted(found)
 
 
-@lru_cache(maxsize=1)
-def _generated(lexicon: Path, train: int, valid: int, test: int, seed: int) -> dict[str, list[Any]]:
-    from nmt.data import grammar
+def hash_inputs(
+    files: Iterable[Path], memory: Path, report: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """SHA-256, size and time of each file; the JSON file `memory` spares reading it again.
 
-    words = grammar.load_lexicon(lexicon)
-    return dict(grammar.generate(words, train=train, valid=valid, test=test, seed=seed))
+    A file is hashed again only if its size or time changed. `report` hears of changed content.
+    """
+    try:
+        known = json.loads(memory.read_text("utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    found: dict[str, dict[str, Any]] = {}
+    for file in dict.fromkeys(file.resolve() for file in files):
+        state, before = file.stat(), known.get(str(file))
+        now: dict[str, Any] = {"size": state.st_size, "mtime_ns": state.st_mtime_ns}
+        if before is None or {**before, **now} != before:
+            now["sha256"] = _sha256(file)
+            if before is not None and before["sha256"] != now["sha256"]:
+                report(f"data: {file} has changed since it was prepared")
+            before = now
+        found[str(file)] = before
+    if any(known.get(file) != facts for file, facts in found.items()):
+        draft = memory.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps({**known, **found}, indent=1), "utf-8")
+        draft.replace(memory)
+    return found
+
+
+def _sha256(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from None

@@ -26,7 +26,7 @@ from nmt import config
 from nmt.config import DataConfig, Source, TokenizerConfig
 from nmt.data import cleaning, corpus, staging
 from nmt.data.cleaning import Funnel
-from nmt.data.corpus import EMBEDDED_SPLITS, Corpus, Embedded, Hub, JsonLines, Table
+from nmt.data.corpus import EMBEDDED_SPLITS, Corpus, Embedded, Generated, Hub, JsonLines, Table
 from nmt.data.prepared import (
     FORMAT,
     Prepared,
@@ -36,8 +36,7 @@ from nmt.data.prepared import (
     write_references,
 )
 from nmt.data.staging import Staged
-from nmt.data.store import Store, open_store
-from nmt.data.tokenizer import Tokenizers
+from nmt.data.store import open_store
 from nmt.errors import UserError
 
 try:
@@ -50,8 +49,6 @@ __all__ = ["Prepared", "open_prepared", "prepare", "show_examples"]
 Report = Callable[[str], None]
 
 _TEST_NAME = re.compile(r"(?!(train|valid)$)[A-Za-z0-9][A-Za-z0-9_.-]*")
-_MANY_UNKNOWN = 0.001  # a larger share of unknown tokens is worth a warning
-_ROUND_TRIP_TEXTS = 1_000
 
 
 def prepare(data: DataConfig, tokenizer: TokenizerConfig, *, report: Report) -> Prepared:
@@ -70,7 +67,8 @@ def prepare(data: DataConfig, tokenizer: TokenizerConfig, *, report: Report) -> 
         cache.mkdir(parents=True, exist_ok=True)
         parts = _find_parts(data)
         _check_there(data, parts)
-        inputs = _hash_inputs(parts, cache, report)
+        files = [file for part in parts for file in part.corpus.inputs()]
+        inputs = corpus.hash_inputs(files, cache / "hashes.json", report)
         fingerprint = _fingerprint(data, tokenizer, parts, inputs)
         folder = cache / f"{data.name}-{fingerprint[:10]}"
         if _is_whole(folder):
@@ -87,7 +85,9 @@ def prepare(data: DataConfig, tokenizer: TokenizerConfig, *, report: Report) -> 
             f"cannot write prepared data in {cache}: {error.strerror or error}; "
             "data.cache= names another folder"
         ) from error
-    return open_prepared(folder)
+    prepared = open_prepared(folder)
+    _check_funnel(prepared.manifest["funnel"], data.max_removed)
+    return prepared
 
 
 def _is_whole(folder: Path) -> bool:
@@ -129,13 +129,9 @@ def _find_parts(data: DataConfig) -> list[_Part]:
     if data.source == Source.grammar:
         if data.train or data.valid or data.test:
             raise UserError("data.train= needs data=files, tsv, jsonl or hub")
-        lexicon, sizes = config.resource("lexicon_en_fr.yaml"), asdict(data.grammar)
-        return [
-            _Part(
-                split, split, Embedded(split=split, lexicon=lexicon, reverse=data.reverse, **sizes)
-            )
-            for split in EMBEDDED_SPLITS
-        ]
+        lexicon = config.resource("lexicon_en_fr.yaml")
+        generated = Generated(lexicon, **asdict(data.grammar))
+        return [_Part(s, s, Embedded(s, generated, data.reverse)) for s in EMBEDDED_SPLITS]
     roles = (("train", data.train), ("validation", data.valid), ("test", data.test))
     parts = []
     for role, corpora in roles:
@@ -222,31 +218,6 @@ def _check_there(data: DataConfig, parts: Sequence[_Part]) -> None:
 # --- have the inputs changed ---------------------------------------------------------------------
 
 
-def _hash_inputs(parts: Sequence[_Part], cache: Path, report: Report) -> dict[str, Any]:
-    """SHA-256, size and time of every input; hashed again only if size or time changed."""
-    path = cache / "hashes.json"
-    try:
-        known = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        known = {}
-    inputs = {}
-    for file in dict.fromkeys(file.resolve() for part in parts for file in part.corpus.inputs()):
-        state, before = file.stat(), known.get(str(file))
-        now: dict[str, Any] = {"size": state.st_size, "mtime_ns": state.st_mtime_ns}
-        if before is None or {**before, **now} != before:
-            with file.open("rb") as stream:
-                now["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
-            if before is not None and before["sha256"] != now["sha256"]:
-                report(f"data: {file} has changed since it was prepared")
-            before = now
-        inputs[str(file)] = before
-    if any(known.get(file) != facts for file, facts in inputs.items()):
-        draft = path.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps({**known, **inputs}, indent=1), "utf-8")
-        draft.replace(path)
-    return inputs
-
-
 def _fingerprint(
     data: DataConfig, tokenizer: TokenizerConfig, parts: Sequence[_Part], inputs: dict[str, Any]
 ) -> str:
@@ -326,7 +297,7 @@ def _fill(
     for line in (*funnel.lines(), *(f"  {what}: {count:,}" for what, count in notes.items())):
         report(line)
     _report_overlap(overlap, report)
-    _check_funnel(funnel, data)
+    _check_funnel(funnel.as_dict(), data.max_removed)
 
     tokenizers = staging.train_tokenizers(
         staged,
@@ -351,7 +322,11 @@ def _fill(
             kept = staged.numbers[staged.part == 0] if part.split == "train" else None
             write_gold(draft, part.split, part.corpus.gold(), kept)
     (draft / "stage.arrow").unlink()
-    _report_splits(splits, open_store(draft / "train.arrow"), tokenizers, report)
+    for name, numbers in splits.items():
+        lengths = [f"{numbers[side]['mean_length']:.1f}" for side in ("source", "target")]
+        report(f"  {name}: {numbers['pairs']:,} pairs, {' + '.join(lengths)} tokens on average")
+    for warning in staging.warnings(splits, open_store(draft / "train.arrow"), tokenizers):
+        report(f"warning: {warning}")
     sides = {"source_size": tokenizers.source.size, "target_size": tokenizers.target.size}
     return {
         "funnel": funnel.as_dict(),
@@ -443,14 +418,17 @@ def _missing_sizes(
     return sizes
 
 
-def _check_funnel(funnel: Funnel, data: DataConfig) -> None:
-    most = "".join(f", most by {name}" for name, _ in funnel.removed.most_common(1))
-    if funnel.kept == 0:
-        raise UserError(f"no pair is left for training of {funnel.read:,} read{most}")
-    if funnel.removed_share > data.max_removed:
+def _check_funnel(funnel: dict[str, Any], max_removed: float) -> None:
+    """Refuse an empty training corpus, and one that lost more than the user allows."""
+    removed, read = funnel["removed"], funnel["read"]
+    most = f", most by {max(removed, key=removed.get)}" if removed else ""
+    if funnel["kept"] == 0:
+        raise UserError(f"no pair is left for training of {read:,} read{most}")
+    share = sum(removed.values()) / read
+    if share > max_removed:
         raise UserError(
-            f"the filters removed {funnel.removed_share:.0%} of {funnel.read:,} pairs{most}; if "
-            f"that is right, allow it with data.max_removed= (now {data.max_removed})"
+            f"the filters removed {share:.0%} of {read:,} pairs{most}; if that is right, allow it "
+            f"with data.max_removed= (now {max_removed})"
         )
 
 
@@ -466,28 +444,3 @@ def _report_overlap(overlap: dict[str, dict[str, int]], report: Report) -> None:
             f"  overlap with {name}: {counts['sources']:,} training pairs share the source, "
             f"{counts['pairs']:,} of them the target too"
         )
-
-
-def _report_splits(
-    splits: dict[str, Any], train: Store, tokenizers: Tokenizers, report: Report
-) -> None:
-    """Sizes, lengths and what the vocabulary cannot write."""
-    for name, numbers in splits.items():
-        lengths = [f"{numbers[side]['mean_length']:.1f}" for side in ("source", "target")]
-        report(f"  {name}: {numbers['pairs']:,} pairs, {' + '.join(lengths)} tokens on average")
-        for side in ("source", "target"):
-            unknown = numbers[side]["unknown_share"]
-            if unknown > _MANY_UNKNOWN:
-                report(
-                    f"warning: {unknown:.2%} of the {side} tokens of {name} are unknown; "
-                    "tokenizer.byte_fallback=true spells them"
-                )
-    for side, tokenizer, texts in (
-        ("source", tokenizers.source, train.source_texts(0, _ROUND_TRIP_TEXTS)),
-        ("target", tokenizers.target, train.target_texts(0, _ROUND_TRIP_TEXTS)),
-    ):
-        if changed := staging.changed_by_tokenizer(texts, tokenizer):
-            report(
-                f"warning: {len(changed)} of {len(texts)} {side} texts do not come back from the "
-                f"tokenizer as they were, for example {changed[0][:80]!r}"
-            )

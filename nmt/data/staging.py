@@ -36,6 +36,8 @@ Texts = tuple[list[str], list[str]]
 """Sources and targets of some pairs."""
 
 _CHUNK = 8_192  # pairs tokenised and written at a time
+_MANY_UNKNOWN = 0.001  # a larger share of unknown tokens is worth a warning
+_ROUND_TRIPS = 1_000  # training pairs on which the tokenizer is tried
 _TOKENIZER_PAIRS = 200_000  # drawn at random; more cost minutes and change little
 
 
@@ -212,10 +214,32 @@ def _numbers(side: Ragged, tokenizer: Tokenizer) -> dict[str, float]:
     }
 
 
-def changed_by_tokenizer(texts: Sequence[str], tokenizer: Tokenizer) -> list[str]:
-    """The texts that do not come back from encode and decode; spaces and NFC do not count."""
-    back = [tokenizer.decode(ids) for ids in tokenizer.encode(texts)]
-    return [text for text, again in zip(texts, back, strict=True) if _plain(text) != _plain(again)]
+def warnings(splits: Mapping[str, Any], train: Store, tokenizers: Tokenizers) -> Iterator[str]:
+    """What the vocabulary cannot write: unknown tokens, and texts that do not come back.
+
+    Spaces and the composition of characters (NFC) do not count.
+    """
+    for name, numbers in splits.items():
+        for side in ("source", "target"):
+            unknown = numbers[side]["unknown_share"]
+            if unknown > _MANY_UNKNOWN:
+                yield (
+                    f"{unknown:.2%} of the {side} tokens of {name} are unknown; "
+                    "tokenizer.byte_fallback=true spells them"
+                )
+    rows = np.linspace(0, len(train) - 1, min(len(train), _ROUND_TRIPS)).astype(int).tolist()
+    for side, tokenizer, text_of in (
+        ("source", tokenizers.source, train.source_text),
+        ("target", tokenizers.target, train.target_text),
+    ):
+        texts = [text_of(row) for row in rows]
+        back = map(tokenizer.decode, tokenizer.encode(texts))
+        changed = [text for text, b in zip(texts, back, strict=True) if _plain(text) != _plain(b)]
+        if changed:
+            yield (
+                f"{len(changed)} of {len(texts)} {side} texts do not come back from the tokenizer "
+                f"as they were, for example {changed[0][:80]!r}"
+            )
 
 
 def _plain(text: str) -> str:

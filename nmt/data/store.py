@@ -101,8 +101,10 @@ class StoreWriter:
     ) -> None:
         spools = [*self._columns, *self._texts]
         try:
-            arrays = [spool.finish() for spool in spools]
+            for spool in spools:
+                spool.close()
             if kind is None:
+                arrays = [spool.array() for spool in spools]
                 batch = pa.RecordBatch.from_arrays(arrays, names=list(_NAMES))
                 with pa.ipc.new_file(str(self._path), batch.schema) as writer:
                     writer.write_batch(batch)
@@ -134,9 +136,11 @@ class _Spool:
         ends = np.cumsum(np.asarray(lengths, dtype=np.int64)) + self._offsets[-1]
         self._offsets.frombytes(ends.tobytes())
 
-    def finish(self) -> pa.Array:
-        """The column as an Arrow array whose values are the memory-mapped spool file."""
+    def close(self) -> None:
         self._file.close()
+
+    def array(self) -> pa.Array:
+        """The column as an Arrow array whose values are the memory-mapped spool file."""
         rows = len(self._offsets) - 1
         offsets = pa.py_buffer(self._offsets)
         if self.path.stat().st_size:
