@@ -32,7 +32,7 @@ Row = tuple[str, ...] | None
 EMBEDDED_SPLITS = ("train", "valid", "test", "test_long", "test_unseen")
 
 _BOM = b"\xef\xbb\xbf"
-_IMPORT = re.compile(r"^\s*from nmt\.data(?:\.(\w+))? import \(?([\w\s,]+)", re.MULTILINE)
+_IMPORT = re.compile(r"^\s*from nmt\.data(?:\.(\w+)| import (\([^)]*\)|.*))", re.MULTILINE)
 
 
 class Corpus(Protocol):
