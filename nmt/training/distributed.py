@@ -67,9 +67,7 @@ class World:
         if self.size == 1:
             return module
         devices = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(
-            module, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
 
     def syncing(self, module: nn.Module, last: bool) -> AbstractContextManager[None]:
         """Holds gradients back until the ``last`` micro-batch (the forward must be inside too)."""

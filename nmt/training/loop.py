@@ -163,8 +163,9 @@ def train(
     if reason:
         finish(learner, validate, run, options, identity, world, monitor)
     monitor.close()
-    best = checkpoint.read_index(run / "checkpoints").best if state.step else None
-    return Outcome(reason, state.step, best, state.seconds)
+    saved = world.first and state.step > 0
+    best = checkpoint.read_index(run / "checkpoints").best if saved else None
+    return Outcome(reason, state.step, world.broadcast(best), state.seconds)
 
 
 def resume(

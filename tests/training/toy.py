@@ -1,7 +1,6 @@
 """A corpus, two models and a validation small enough to train in a blink; also a script.
 
-As a script it trains one run in a process of its own, for the tests that kill it or start several:
-``python toy.py RUN '{"option": value}'``.
+As a script it is one of several processes: ``python toy.py '[[RUN, {"option": value}], …]'``.
 """
 
 from __future__ import annotations
@@ -77,8 +76,8 @@ def toy_model(kind: str, *, dropout: float, seed: int = 11) -> Seq2Seq:
 
 def weight_sum(model: nn.Module) -> Validation:
     """A validation that depends on the weights and is quick: not a measure of quality."""
-    total = sum(p.double().abs().sum() for p in model.parameters())
-    return Validation({"loss": float(total)}, samples=[("a", "b", "c")])
+    total = sum(p.detach().double().abs().sum().item() for p in model.parameters())
+    return Validation({"loss": total}, samples=[("a", "b", "c")])
 
 
 @dataclass
@@ -136,14 +135,13 @@ def run_toy(
 
 
 def main() -> None:
-    run, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
+    """Train the runs of the command line in turn, as one of the processes that share them."""
     with start("cpu", timeout_minutes=1) as world:
-        trained = run_toy(run, world=world, **settings)
-    if world.first:
-        safetensors.torch.save_file(
-            {name: tensor.clone() for name, tensor in trained.learner.weights().items()},
-            run / "final.safetensors",
-        )
+        for run, settings in json.loads(sys.argv[1]):
+            trained = run_toy(Path(run), world=world, **settings)
+            weights = {k: t.clone() for k, t in trained.learner.weights().items()}
+            file = Path(run) / f"rank{world.rank}.safetensors"
+            safetensors.torch.save_file(weights, file)
 
 
 if __name__ == "__main__":
