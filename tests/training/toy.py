@@ -22,6 +22,7 @@ from nmt.data.batching import TrainingPairs
 from nmt.data.store import Ragged
 from nmt.models.build import build_model
 from nmt.models.seq2seq import Seq2Seq
+from nmt.training.checkpoint import put_weights
 from nmt.training.distributed import World, start
 from nmt.training.learner import Learner
 from nmt.training.loop import LoopOptions, Outcome, train
@@ -132,6 +133,23 @@ def run_toy(
         identity={"tokenizer": "abc"},
     )
     return Trained(outcome, learner, run)
+
+
+def golden_losses(run: Path, golden: Path, kind: str) -> list[float]:
+    """The losses of 50 steps from the committed initial weights, without dropout."""
+    weights = safetensors.torch.load_file(golden / f"{kind}.safetensors")
+    run_toy(
+        run,
+        kind=kind,
+        dropout=0.0,
+        accumulate=2,
+        max_steps=50,
+        log_every=1,
+        validate_every=50,
+        before=lambda learner: put_weights(learner.model, weights, origin=kind),
+    )
+    lines = (run / "log.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    return [record["loss"] for line in lines if (record := json.loads(line))["kind"] == "train"]
 
 
 def main() -> None:
