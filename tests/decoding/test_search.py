@@ -143,7 +143,7 @@ def reference_beam(script, source, vocab, options, limit):
     data=st.data(),
 )
 def test_equals_a_plain_beam_search_that_never_stops_early(scripted, seed, beam, exponent, data):
-    script = scripted.random_script(8, seed)
+    script = scripted.random_script(8, seed, sharpness=data.draw(st.sampled_from([2.0, 6.0])))
     n_best = data.draw(st.integers(1, beam))
     options = SearchOptions(
         beam=beam, n_best=n_best, length_penalty=exponent, max_length=6, forbid_unk=True
@@ -152,6 +152,18 @@ def test_equals_a_plain_beam_search_that_never_stops_early(scripted, seed, beam,
     expected = reference_beam(script, (A, EOS), 8, options, 6)
     assert [h.ids for h in found] == [list(ids) for _, ids in expected]
     assert [h.score for h in found] == pytest.approx([s for s, _ in expected])
+
+
+def test_a_hypothesis_that_is_behind_may_still_win_by_its_length(scripted):
+    """ln 0.6 / (7 / 6) = -0.44 is finished first; ln 0.4 / (10 / 6) = -0.55; squared -0.33."""
+    script = table(
+        start={"a": 0.6, "b": 0.4}, b={"c": 1.0}, bc={"c": 1.0}, bcc={"c": 1.0}, bccc={"end": 1.0}
+    )
+    for exponent, best, steps in ((1.0, [A], 5), (2.0, [B, C, C, C], 5), (0.0, [A], 2)):
+        options = SearchOptions(beam=2, length_penalty=exponent)
+        [[found]], model = run(scripted, script, [[A, EOS]], options)
+        assert found.ids == best
+        assert len(model.rows) == steps
 
 
 def test_stops_as_soon_as_nothing_can_win(scripted):
