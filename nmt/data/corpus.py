@@ -17,7 +17,7 @@ import zlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -372,13 +372,20 @@ class Embedded:
             yield pair[::-1] if self.reverse else pair
 
     def gold(self) -> Iterator[dict[str, Any]]:
-        """Each pair with its alignment (source word, target word), tags and antecedents."""
-        for example in self.generated.splits[self.split]:
-            facts = asdict(example)
-            if self.reverse:
-                facts["source"], facts["target"] = facts["target"], facts["source"]
-                facts["alignment"] = sorted((j, i) for i, j in facts["alignment"])
-            yield facts
+        """Each pair with its alignment (source word, target word), tags and antecedents.
+
+        Antecedents are positions in the English words, whichever side English is.
+        """
+        pairs = self.rows(Counter())
+        for example, pair in zip(self.generated.splits[self.split], pairs, strict=True):
+            links = example.alignment
+            yield {
+                "source": pair[0],
+                "target": pair[1],
+                "alignment": sorted((j, i) for i, j in links) if self.reverse else links,
+                "tags": example.tags,
+                "antecedents": example.antecedents,
+            }
 
 
 def module_files(name: str) -> list[Path]:
