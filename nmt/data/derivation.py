@@ -25,9 +25,9 @@ from nmt.data.tables import admits
 from nmt.errors import UserError
 
 Spec = Mapping[str, Any]
-CLAUSE_FIELDS = frozenset(
+CLAUSE_FIELDS = (
     "s v o to t neg short adj adv where time first inf that whether and purpose gap silent "
-    "front then ask".split()
+    "front then ask"
 )
 
 
@@ -68,7 +68,7 @@ class _Builder:
         return sentence
 
     def clause(self, spec: Spec, subject: NP | None = None, tense: str = "present") -> Clause:
-        unknown = set(spec) - CLAUSE_FIELDS
+        unknown = set(spec) - set(CLAUSE_FIELDS.split())
         if unknown:
             raise UserError(f"derivation: unknown field {sorted(unknown)[0]!r} in {dict(spec)}")
         if subject is None:

@@ -90,20 +90,26 @@ class English:
                 for piece in pieces
             ]
         first, rest = group[0], group[1:]
-        middle = word_tokens(c.adverb.english, (c, "adverb")) if self.mid_adverb(c) else []
+        middle: list[Token] = []
+        if c.adverb is not None and c.adverb.kind != "manner":
+            middle = word_tokens(c.adverb.english, (c, "adverb"))
         if c.negation in ("never", "no_longer"):
             middle = word_tokens(NEGATIONS[c.negation][0].split(), (c, "negation")) + middle
         elif c.negation == "not":
             first, middle = self.negate(c, first, middle)
-        elif c.contracted and c.subject.pronoun and not question and c.gap == "":
-            if first.form in SHORT and auxiliary:
-                first = first._replace(form=SHORT[first.form])
+        elif c.contracted and auxiliary and not question and self.may_shorten(c, first.form):
+            first = first._replace(form=SHORT[first.form])
         if not auxiliary:
             return [], [*middle, first, *rest, *self.tail(c)]
         head = [first]
         if middle and middle[0].form == "n't":
             head.append(middle.pop(0))
         return head, [*middle, *rest, *self.tail(c)]
+
+    def may_shorten(self, c: Clause, form: str) -> bool:
+        """I'm, it's, they'll: after a pronoun that stands right before."""
+        expletive = c.verb.impersonal or c.verb.there
+        return form in SHORT and bool(c.subject.pronoun) and c.gap == "" and not expletive
 
     def negate(self, c: Clause, first: Token, middle: list[Token]) -> tuple[Token, list[Token]]:
         key = (c, "negation")
@@ -129,9 +135,6 @@ class English:
         else:
             word = getattr(verb, form)
         return Token(word, both or ((c, "verb" if name == "V" else "tense"),))
-
-    def mid_adverb(self, c: Clause) -> bool:
-        return c.adverb is not None and c.adverb.kind != "manner"
 
     def tail(self, c: Clause) -> list[Token]:
         """The particle of *turn off*, which follows a pronoun object but no other."""
@@ -162,7 +165,7 @@ class English:
                 out += word_tokens(c.degree.english, (c, "degree"))
             self.note(c.adjective.english)
             out.append(Token(c.adjective.english, ((c, "adjective"),)))
-        if c.adverb is not None and not self.mid_adverb(c):
+        if c.adverb is not None and c.adverb.kind == "manner":
             out += word_tokens(c.adverb.english, (c, "adverb"))
         for pp in c.places:
             out += word_tokens(pp.preposition.english, (pp, "preposition")) + self.np(

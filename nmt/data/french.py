@@ -6,7 +6,6 @@ feminines, the aspirated h). Spelling follows the traditional rules (*espérera*
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -81,16 +80,16 @@ def conjugate(infinitive: str, irregular: Mapping[str, Mapping[str, str]]) -> Co
 
 def _like(infinitive: str, model: Conjugation) -> Conjugation:
     """Exchange what precedes the common ending: *construire* like *conduire*: constr-, cond-."""
-    common = len(os.path.commonprefix([infinitive[::-1], model.infinitive[::-1]]))
-    old = model.infinitive[:-common]
-    new = infinitive[:-common]
+    old, new = model.infinitive, infinitive
+    while old and new and old[-1] == new[-1]:
+        old, new = old[:-1], new[:-1]
 
-    def swap(forms: tuple[str, ...]) -> tuple[str, ...]:
+    def swap(forms: Sequence[str]) -> tuple[str, ...]:
         return tuple(new + form.removeprefix(old) for form in forms)
 
     return Conjugation(
         infinitive,
-        *swap((model.participle,)),
+        swap([model.participle])[0],
         swap(model.present),
         swap(model.imperfect),
         swap(model.future),

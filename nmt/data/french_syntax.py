@@ -182,7 +182,7 @@ class French:
         if c.verb.reflexive:
             found.append((0, _function(french.REFLEXIVES[person], (c, "verb"))))
         for np, role in ((c.object, c.verb.clitic), (c.dative, "dative")):
-            if np is None or not np.pronoun or c.gap == "object" and np is c.object:
+            if np is None or not np.pronoun or (c.gap == "object" and np is c.object):
                 continue
             self.tags |= {"pronoun", f"pronoun:{role}"}
             plural = np.french_number == "p"

@@ -1,8 +1,9 @@
 """The embedded English-French corpus: a synchronous grammar with gold alignments.
 
 A sentence is drawn as a tree (:mod:`nmt.data.sampler`), read off in both languages
-(:mod:`nmt.data.english_syntax`, :mod:`nmt.data.french_syntax`) and comes with its word alignment, the tags of its phenomena and the
-antecedent of each pronoun. French is a function of English: the same English sentence never has
+(:mod:`nmt.data.english_syntax`, :mod:`nmt.data.french_syntax`) and comes with its word alignment,
+the tags of its phenomena and the antecedent of each pronoun. French is a function of English: the
+same English sentence never has
 two French ones, so a model can be exactly right and BLEU measures the model.
 
 The corpus is a laboratory, no substitute for real text; ``data/README.md`` says more.
@@ -109,9 +110,10 @@ def build_example(lexicon: Lexicon, sentence: Sentence) -> Example:
             node, role = key
             if role == "head":
                 heads[node] = i
-            if isinstance(node, NP) and node.antecedent is not None:
-                if role == ("head" if node.pronoun else "determiner"):
-                    pronouns.append((i, node.antecedent))
+            if not isinstance(node, NP) or node.antecedent is None:
+                continue
+            if role == ("head" if node.pronoun else "determiner"):
+                pronouns.append((i, node.antecedent))
         alignment += [(i, j) for j in sorted(found)]
     antecedents = tuple(
         (i, heads[np])
@@ -219,7 +221,7 @@ def _negation_pair(lexicon: Lexicon, sampler: Sampler) -> tuple[Sentence, Senten
     bare = c.tense in ("present", "past") and c.verb.english.base != "be"
     if bare or c.negation or c.infinitive or c.complement or c.also or c.adverb or c.purpose:
         raise Unsuitable
-    if c.time is not None and not c.time.negatable or c.degree and c.degree.id == "quite":
+    if (c.time is not None and not c.time.negatable) or (c.degree and c.degree.id == "quite"):
         raise Unsuitable
     determiner = c.object.determiner if c.object is not None else None
     if determiner is not None and determiner.id in ("some", "bare", "a", "every"):

@@ -32,7 +32,8 @@ PREPOSITIONS = ("à", "de", "dans", "sur")
 #: Entry fields by section: what may be written, so that a typo is an error.
 FIELDS = {
     "nouns": "en fr pl fr_pl number fr_number mass an aspirated feminine pronoun",
-    "adjectives": "en fr feminine fr_pl fr_fp vowel of before an aspirated predicate attributive absolute",
+    "adjectives": "en fr feminine fr_pl fr_fp vowel of before an aspirated predicate "
+    "attributive absolute",
     "verbs": "en fr subject object to where place adverbs that whether infinitive adjective "
     "profession state generic past pp ing impersonal modal particle clitic tenses weight "
     "there aspirated definite bare progressive",
@@ -68,7 +69,7 @@ class Lexicon:
 
 def rank_weight(rank: int) -> float:
     """Zipf's law, flattened at the head as Mandelbrot did, so that no class has one king."""
-    return 1.0 / (rank + 3) ** 1.1
+    return float(1 / (rank + 3) ** 1.1)
 
 
 @dataclass(slots=True)
@@ -101,6 +102,7 @@ class _Reader:
         if not isinstance(raw, dict):
             raise UserError(f"{self.path}:1: expected sections such as `nouns:`, `verbs:`")
         self.raw = raw
+        assert root is not None
         self._note(root, ())
 
     def _note(self, node: yaml.Node, where: tuple[str, ...]) -> None:
@@ -137,7 +139,7 @@ class _Reader:
         return value
 
     def leaves(self, where: tuple[str, ...], names: object) -> frozenset[str]:
-        """The leaf classes (and single nouns) that a slot such as ``human animal key/lock`` takes."""
+        """The leaf classes (and single nouns) of a slot such as ``human animal key/lock``."""
         result: set[str] = set()
         for name in str(names or "").split():
             if name not in self.classes and name not in self.ids:
@@ -241,7 +243,8 @@ class _Reader:
         infinitive = entry.get("infinitive")
         clitic = entry.get("clitic", {"": "object"}.get(preposition, "none"))
         return Verb(
-            id=name, name=" ".join((base, *tail)), english=forms, english_tail=tuple(tail), french=conjugation,
+            id=name, name=" ".join((base, *tail)), english=forms,
+            english_tail=tuple(tail), french=conjugation,
             french_tail=tuple(words[1:]), french_preposition=preposition, auxiliary=auxiliary,
             uses_etre=etre, reflexive=reflexive,
             subject=self.leaves(where, entry.get("subject", "human")),
@@ -251,7 +254,8 @@ class _Reader:
             that="that" if entry.get("that") else "whether" if entry.get("whether") else "",
             infinitive=None if infinitive is None else infinitive.removeprefix("-"),
             adjective=bool(entry.get("adjective")), profession=bool(entry.get("profession")),
-            progressive=entry.get("progressive", True), bare=bool(entry.get("bare")), definite=bool(entry.get("definite")),
+            progressive=entry.get("progressive", True), bare=bool(entry.get("bare")),
+            definite=bool(entry.get("definite")),
             state=bool(entry.get("state")), generic=bool(entry.get("generic")),
             impersonal=bool(entry.get("impersonal")), there=bool(entry.get("there")),
             modal=bool(entry.get("modal")), particle=bool(entry.get("particle")), clitic=clitic,

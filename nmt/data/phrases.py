@@ -176,9 +176,9 @@ class Phrases(ABC):
             return np
         if noun.leaf not in ARTICLELESS and noun.leaf not in ("timespan", "hair", "money"):
             self.modify(np, noun, role)
-        if np.determiner is not None and np.determiner.id not in ("every",):
-            if noun.leaf not in ARTICLELESS:
-                self.said.append(np)
+        every = np.determiner is not None and np.determiner.id == "every"
+        if noun.leaf not in ARTICLELESS and not every:
+            self.said.append(np)
         return np
 
     def noun(self, choice: Choice[Noun]) -> Noun:
@@ -232,7 +232,7 @@ class Phrases(ABC):
         np.determiner = self.lexicon.determiners[name]
 
     def there(self, noun: Noun, np: NP, negated: bool) -> str:
-        if noun.mass or negated and np.number == "p":
+        if noun.mass or (negated and np.number == "p"):
             return "some"
         if np.number == "s":
             return "a"

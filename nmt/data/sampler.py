@@ -111,9 +111,9 @@ class Sampler(Phrases):
             clauses -= 1
         main = self.clause({tense: 1}, main=front is None and not question, question=question)
         sentence = Sentence(main, front=front)
-        if front is not None and front.link.kind == "before":
-            if same(front.clause.subject, main.subject):
-                raise Unsuitable
+        before = front is not None and front.link.kind == "before"
+        if front is not None and before and same(front.clause.subject, main.subject):
+            raise Unsuitable
         if question:
             sentence.question = self.questions.pick(self.rng)
             if sentence.question.id == "where" and sentence.main.places:
@@ -135,7 +135,7 @@ class Sampler(Phrases):
             link = self.links.pick(self.rng)
             tenses = CHAINS[link.kind].get(frame)
             needed = GOVERNED_BY.get(link.kind)
-            if tenses is None or needed is not None and governing not in needed:
+            if tenses is None or (needed is not None and governing not in needed):
                 continue
             if subordinate and link.kind in ("and", "then"):
                 continue
@@ -239,7 +239,7 @@ class Sampler(Phrases):
         draw = self.rng.random()
         if draw < 0.12 and c.tense in NEVER:
             c.negation = "never"
-        elif draw < 0.26 and (c.tense in NO_LONGER or c.tense == "past" and c.verb.state):
+        elif draw < 0.26 and (c.tense in NO_LONGER or (c.tense == "past" and c.verb.state)):
             c.negation = "no_longer"
         elif c.tense not in ("used_to", "just", "would"):
             c.negation = "not"
@@ -262,10 +262,11 @@ class Sampler(Phrases):
             past = c.tense in PAST_FRAME
             inner = self.clause(REPORTED["past" if past else "present"], embedded=True)
             c.complement = (self.lexicon.links[verb.that], inner)
-        elif not embedded and not verb.state and self.chance("purpose"):
-            if verb.subject <= HUMAN and not has_relative(c):
-                link = self.purposes.pick(self.rng)
-                c.purpose = (link, self.infinitive(c, link.form))
+        elif embedded or verb.state or has_relative(c) or not verb.subject <= HUMAN:
+            return
+        elif self.chance("purpose"):
+            link = self.purposes.pick(self.rng)
+            c.purpose = (link, self.infinitive(c, link.form))
 
     def infinitive(self, c: Clause, form: str = "infinitive") -> Clause:
         """A verb phrase without a subject of its own: to cross the street."""
@@ -295,10 +296,10 @@ class Sampler(Phrases):
 
     def adverb(self, c: Clause) -> None:
         verb = c.verb
-        if verb.adverbs and c.subject.pronoun != "it" and self.chance("manner"):
-            if not has_relative(c) and c.infinitive is None and c.purpose is None:
-                c.adverb = self.adverbs["manner"].pick(self.rng)
-                return
+        heavy = has_relative(c) or c.infinitive is not None or c.purpose is not None
+        if verb.adverbs and not heavy and c.subject.pronoun != "it" and self.chance("manner"):
+            c.adverb = self.adverbs["manner"].pick(self.rng)
+            return
         if (
             c.negation in ("", "not")
             and (verb.adverbs or verb.adjective)
@@ -315,7 +316,7 @@ class Sampler(Phrases):
         if c.negation in ("never", "no_longer") or not self.chance("time"):
             return
         choice = self.times.get(c.tense)
-        if not choice or c.adverb is not None and c.adverb.kind != "manner":
+        if not choice or (c.adverb is not None and c.adverb.kind != "manner"):
             return
         phrase = choice.pick(self.rng)
         if c.negation and not phrase.negatable:
@@ -341,7 +342,7 @@ class Sampler(Phrases):
             raise Unsuitable
         return PP(preposition, self.noun_phrase(self.draw(preposition.id, nouns), "place", c))
 
-    def relative(self, np: NP, noun: Noun) -> Clause | None:
+    def relative(self, np: NP, noun: Noun) -> Clause:
         """A clause about the noun: who sleeps, that she bought, where he lives."""
         tenses = {"past": 5, "present": 3, "future": 1, "perfect": 1}
         draw = self.rng.random()
