@@ -28,7 +28,7 @@ from nmt.data.tokenizer import Tokenizers
 from nmt.errors import UserError
 from nmt.models.build import build_model
 from nmt.models.seq2seq import Seq2Seq
-from nmt.training.checkpoint import find_entry, load_weights
+from nmt.training.checkpoint import load_weights
 from nmt.training.distributed import pick_device
 from nmt.training.learner import resolve_precision
 
@@ -178,19 +178,18 @@ def open_run(run: Path, *, checkpoint: str = "best", words: Sequence[str] = ()) 
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     device = pick_device(config.train.device.value)
-    entry = find_entry(run / "checkpoints", checkpoint)
     tokenizers = Tokenizers.load(run / "tokenizer")
-    weights = load_weights(run, checkpoint, tokenizer=tokenizers.hash)
+    weights = load_weights(run / "checkpoints", checkpoint, tokenizer_hash=tokenizers.hash)
     model = empty_model(config, tokenizers)
-    load_into(model, weights, where=f"{run}, checkpoint {entry.name}")
+    load_into(model, weights.tensors, where=f"{run}, checkpoint {weights.name}")
     model.to(device).eval()
     return Run(
         path=run,
         config=config,
         tokenizers=tokenizers,
         model=model,
-        checkpoint=entry.name,
-        step=entry.step,
+        checkpoint=weights.name,
+        step=weights.step,
         device=device,
         precision=decoding_precision(config, words, device),
     )

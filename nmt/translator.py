@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nmt.config import SearchConfig
+from nmt.decoding.align import Explained, explain_ids, explain_pairs
 from nmt.decoding.lines import Report, warn
 from nmt.decoding.search import SearchOptions
 from nmt.decoding.translate import (
@@ -120,3 +121,16 @@ class Translator:
             batch_tokens=self.run.config.search.batch_tokens,
             precision=self.run.precision,
         )
+
+    def explain(self, translations: Sequence[Translation]) -> Iterator[Explained]:
+        """The attention behind translations, by layer and head, read off by forced decoding."""
+        return explain_ids(
+            self.run.model,
+            self.run.tokenizers,
+            [t.source_ids for t in translations],
+            [t.ids for t in translations],
+        )
+
+    def explain_pairs(self, sources: Sequence[str], targets: Sequence[str]) -> Iterator[Explained]:
+        """The attention with which the model translates each source as the given target."""
+        return explain_pairs(self.run.model, self.run.tokenizers, sources, targets)

@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from nmt.cli import Arguments
-from nmt.decoding.lines import read_lines
+from nmt.commands.files import read_file
 from nmt.errors import UserError
 from nmt.translator import Translator
-
-
-def read_file(path: str) -> list[str]:
-    """The lines of a file.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        with Path(path).open("rb") as stream:
-            return read_lines(stream)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def main(arguments: Arguments) -> int:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from nmt.cli import Arguments
-from nmt.commands.score import read_file
+from nmt.commands.files import read_file
+from nmt.decoding.align import links, pharaoh, word_matrix
 from nmt.decoding.lines import read_chunks
 from nmt.decoding.translate import Translation
 from nmt.errors import UserError
@@ -98,7 +99,8 @@ def _record(translator: Translator, translation: Translation) -> str:
             for c in translation.n_best
         ],
     }
-    alignment = translator.alignment(translation)
-    if alignment is not None:
-        record["alignment"] = alignment
+    explained = next(iter(translator.explain([translation])))
+    if explained.cross is not None and translation.tokens:
+        words = translation.source.split(), translation.text.split()
+        record["alignment"] = pharaoh(links(word_matrix(explained, *words)))
     return json.dumps(record, ensure_ascii=False)

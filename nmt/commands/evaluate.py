@@ -1,0 +1,134 @@
+"""`nmt evaluate`: a run, or a file of translations, against references."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nmt import compose, runs
+from nmt.cli import Arguments
+from nmt.commands.files import read_file
+from nmt.data.prepare import prepare
+from nmt.errors import UserError
+from nmt.evaluation.scores import (
+    Bucket,
+    Score,
+    append_record,
+    by_length,
+    length_table,
+    score,
+    tok_bleu_lc,
+)
+from nmt.translator import Translator
+
+IDENTITY = ("data", "split", "checkpoint", "search")
+"""What makes two records of scores.json the same measurement."""
+
+
+def main(arguments: Arguments) -> int:
+    given = arguments.own.get("hypotheses")
+    if given is not None and "run" in arguments.own:
+        raise UserError("give run=… or hypotheses=…, not both")
+    record = _of_files(arguments, given) if given is not None else _of_run(arguments)
+    if arguments.choice("format", "text", "json") == "json":
+        print(json.dumps(record, ensure_ascii=False, indent=1))
+    return 0
+
+
+def _of_files(arguments: Arguments, given: str) -> dict[str, Any]:
+    if "references" not in arguments.own:
+        raise UserError("hypotheses=FILE needs references=FILE (several with commas between)")
+    hypotheses = read_file(given)
+    references = [read_file(path) for path in arguments.own["references"].split(",")]
+    if arguments.choice("tokenized", "false", "true") == "true":
+        found = {"tok_bleu_lc": tok_bleu_lc(hypotheses, references)}
+    else:
+        language = arguments.own.get("language", "")
+        if not language:
+            _say("language= is not given: BLEU uses the tokenizer 13a, wrong for zh, ja and ko")
+        found = score(hypotheses, references, target_language=language or "en", report=_say)
+    buckets = None
+    if "source" in arguments.own:
+        sources = read_file(arguments.own["source"])
+        language = arguments.own.get("language", "en")
+        buckets = by_length(sources, hypotheses, references, target_language=language)
+    _show(arguments, found, buckets)
+    return {"scores": {name: one.to_dict() for name, one in found.items()}}
+
+
+def _of_run(arguments: Arguments) -> dict[str, Any]:
+    run = arguments.run()
+    translator = Translator.load(
+        run,
+        checkpoint=arguments.own.get("checkpoint", "best"),
+        words=arguments.words,
+        report=_say,
+    )
+    opened = translator.run
+    folders = {key: arguments.own[key] for key in ("data.root", "data.cache") if key in arguments.own}
+    config = compose.with_values(opened.config, folders)
+    prepared = prepare(config.data, config.tokenizer, report=lambda text: None)
+    if prepared.tokenizers.hash != opened.tokenizers.hash:
+        raise UserError(
+            f"{run} was trained with another vocabulary than {config.data.name} gives now: the "
+            "corpus has changed since; restore it, or score files with hypotheses= references="
+        )
+    split = arguments.own.get("split", "test")
+    sources, references = prepared.sources(split), prepared.references(split)
+    began = time.perf_counter()
+    translations = translator.translate(sources)
+    seconds = time.perf_counter() - began
+    hypotheses = [t.text for t in translations]
+    found = score(hypotheses, references, target_language=opened.target_language, report=_say)
+    buckets = by_length(sources, hypotheses, references, target_language=opened.target_language)
+    record = {
+        "data": config.data.name,
+        "split": split,
+        "checkpoint": opened.checkpoint,
+        "search": dataclasses.asdict(config.search),
+        "sentences": len(sources),
+        "scores": {name: one.to_dict() for name, one in found.items()},
+        "by_length": [dataclasses.asdict(bucket) for bucket in buckets],
+        "seconds": round(seconds, 2),
+        "data_fingerprint": prepared.fingerprint,
+    }
+    record["translations"] = str(_keep(run, record, hypotheses).relative_to(run))
+    append_record(run / "scores.json", record, IDENTITY)
+    _say(
+        f"{config.data.name} {split}, {opened.checkpoint}, {len(sources):,} sentences in "
+        f"{seconds:.1f} s, BLEU's references are in {opened.target_language}"
+    )
+    _show(arguments, found, buckets)
+    return record
+
+
+def _keep(run: Path, record: dict[str, Any], hypotheses: Sequence[str]) -> Path:
+    """Write the hypotheses beside their scores, under a name that says how they were made."""
+    search = json.dumps(record["search"], sort_keys=True).encode()
+    name = f"{record['data']}.{record['split']}.{record['checkpoint']}.{hashlib.sha256(search).hexdigest()[:8]}.txt"
+    path = run / "translations" / name
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(f"{h}\n" for h in hypotheses), encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    return path
+
+
+def _show(arguments: Arguments, found: dict[str, Score], buckets: list[Bucket] | None) -> None:
+    if arguments.own.get("format") == "json":
+        return
+    for one in found.values():
+        print(one)
+    if buckets:
+        print(length_table(buckets))
+
+
+def _say(text: str) -> None:
+    print(f"nmt: {text}", file=sys.stderr)
