@@ -193,10 +193,10 @@ class _State:
             row[: len(ids)] = torch.tensor(ids, dtype=torch.long)
         noise_BKT = None
         if options.sample:
-            noise_BKT = torch.zeros(b, k, max(limits) + 1, dtype=torch.float64)
+            noise_BKT = torch.zeros(b, k, max(limits) + 1)
             for row, key, limit in zip(noise_BKT, keys or range(b), limits, strict=True):
                 noise = np.random.default_rng([options.seed, key]).random((k, limit + 1))
-                row[:, : limit + 1] = torch.from_numpy(noise)
+                row[:, : limit + 1] = torch.from_numpy(noise).clamp(max=1 - 1e-6)
             noise_BKT = noise_BKT.to(device)
         return cls(
             sentences=list(range(b)),
@@ -345,7 +345,7 @@ def _draw(logits_NV: Tensor, normaliser_N: Tensor, state: _State, options: Searc
     scaled_NV, order_NV = logits_NV / options.temperature, None
     if options.top_k or options.top_p < 1:
         scaled_NV, order_NV = scaled_NV.topk(min(options.top_k or v, v))
-    share_NV = scaled_NV.softmax(-1).double()
+    share_NV = scaled_NV.softmax(-1)
     if options.top_p < 1:  # Holtzman et al. 2020: the fewest tokens that hold top_p of the mass
         before_NV = share_NV.cumsum(-1) - share_NV
         share_NV = share_NV.masked_fill(before_NV >= options.top_p, 0.0)

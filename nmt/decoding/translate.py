@@ -400,8 +400,8 @@ def score_ids(
             hidden_BTD = model(Source(batch.source_BS, batch.source_keep_BS), batch.target_in_BT)
             keep_BT = batch.target_keep_BT
             log_prob_N = _log_probs(model, hidden_BTD[keep_BT], batch.target_out_BT[keep_BT])
-            sums_B = torch.zeros(len(places), dtype=torch.float64, device=device)
-            sums_B.index_add_(0, keep_BT.nonzero()[:, 0], log_prob_N.double())
+            sums_B = torch.zeros(len(places), dtype=torch.float64)
+            sums_B.index_add_(0, keep_BT.nonzero()[:, 0].cpu(), log_prob_N.cpu().double())
             for place, log_prob in zip(places, sums_B.tolist(), strict=True):
                 scores[place] = PairScore(log_prob, len(target_rows[place]) + 1)
     return [score for score in scores if score is not None]

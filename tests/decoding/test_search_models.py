@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from nmt.config import AttentionConfig, ModelConfig, ModelKind, Score, Timing
+from nmt.decoding.align import explain_ids, token_matrix
 from nmt.decoding.search import SearchOptions, search
 from nmt.decoding.translate import inference, score_ids
 from nmt.models.build import build_model
@@ -111,6 +113,26 @@ def test_every_sentence_is_encoded_once(scripted, model, monkeypatch):
     monkeypatch.setattr(model, "encode", lambda s: (rows.append(len(s.ids_BS)), encode(s))[1])
     find(scripted, model, ROWS, SearchOptions(beam=3, max_length=6))
     assert rows == [len(ROWS)]
+
+
+def test_attention_of_a_pair_does_not_depend_on_the_batch(model):
+    vocabulary = SimpleNamespace(pieces=lambda ids: [f"▁{i}" for i in ids])
+    tokenizers = SimpleNamespace(source=vocabulary, target=vocabulary)
+    sources = [row[:-1] for row in ROWS]
+    targets = [[4, 5], [6], [], [7, 8, 9, 4], [5, 5, 5], [8]]
+    together = list(explain_ids(model, tokenizers, sources, targets))
+    for item, source, target in zip(together, sources, targets, strict=True):
+        [alone] = explain_ids(model, tokenizers, [source], [target])
+        assert item.source == [*(f"▁{i}" for i in source), "</s>"]
+        for name in ("encoder", "decoder", "cross"):
+            weights = getattr(item, name)
+            assert (weights is None) == (name in item.missing)
+            if weights is not None:
+                assert torch.allclose(weights, getattr(alone, name), atol=1e-6)
+                assert torch.allclose(weights.sum(-1), torch.ones(weights.shape[:-1]), atol=1e-6)
+        if item.cross is not None:
+            assert item.cross.shape[2:] == (len(target) + 1, len(source) + 1)
+            assert token_matrix(item).shape == (len(target), len(source))
 
 
 @pytest.mark.parametrize("kind", ["transformer", "bahdanau"])
