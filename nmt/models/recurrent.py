@@ -15,9 +15,19 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from nmt.models.attention import Attention
-from nmt.models.seq2seq import Attentions, Cache, Memory, Reads, Seq2Seq, Source, slots
+from nmt.models.seq2seq import (
+    Attentions,
+    Cache,
+    Memory,
+    Reads,
+    Seq2Seq,
+    Source,
+    slots,
+    take_rows,
+)
 
 LayerState = tuple[Tensor, Tensor | None]  # hidden state and, of an LSTM, cell: [N, D] each
+Trace = list[Tensor] | None  # where attention weights are collected, when someone asks
 
 
 @dataclass
@@ -26,10 +36,6 @@ class State:
 
     hidden: Tensor
     cell: Tensor | None
-
-    def select(self, rows: Tensor) -> State:
-        cell = None if self.cell is None else self.cell.index_select(0, rows)
-        return State(self.hidden.index_select(0, rows), cell)
 
     def split(self) -> list[LayerState]:
         """Hidden state and cell of each layer, bottom first."""
@@ -54,20 +60,6 @@ class RecurrentMemory(Memory):
     keys_BMA: Tensor | None = None
     summary_BD: Tensor | None = None
 
-    def select(self, rows: Tensor) -> RecurrentMemory:
-        def take(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.index_select(0, rows)
-
-        return RecurrentMemory(
-            keep_BM=self.keep_BM.index_select(0, rows),
-            stream_BM=self.stream_BM.index_select(0, rows),
-            position_BM=self.position_BM.index_select(0, rows),
-            state=self.state.select(rows),
-            values_BMD=take(self.values_BMD),
-            keys_BMA=take(self.keys_BMA),
-            summary_BD=take(self.summary_BD),
-        )
-
 
 @dataclass
 class RecurrentCache(Cache):
@@ -78,8 +70,8 @@ class RecurrentCache(Cache):
     reads: Reads
 
     def select(self, rows: Tensor, reads: Tensor | None = None) -> RecurrentCache:
-        fed_ND = None if self.fed_ND is None else self.fed_ND.index_select(0, rows)
-        return RecurrentCache(self.state.select(rows), fed_ND, self.reads.select(rows, reads))
+        state, fed_ND = take_rows(self.state, rows), take_rows(self.fed_ND, rows)
+        return RecurrentCache(state, fed_ND, self.reads.select(rows, reads))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,22 +109,28 @@ class Encoder(nn.Module):
 
         The last state is forward's after the last word and backward's after the first.
         """
-        lengths_B = keep_BS.sum(1)
-        packed = pack_padded_sequence(
-            embedded_BSE,
-            lengths_B.clamp(min=1).cpu(),  # an empty row is read as one word and hidden by keep
-            batch_first=True,
-            enforce_sorted=False,
-        )
-        packed_states, last = self.rnn(packed)
-        states_BSD, _ = pad_packed_sequence(
-            packed_states, batch_first=True, total_length=keep_BS.shape[1]
-        )
+        states_BSD, last = self._run(embedded_BSE, keep_BS)
         hidden, cell = last if isinstance(last, tuple) else (last, None)
         # What the decoder carries from step to step stays in full precision under autocast.
         wide = embedded_BSE.dtype
         state = State(_join(hidden).to(wide), None if cell is None else _join(cell).to(wide))
         return states_BSD, state
+
+    def _run(
+        self, embedded_BSE: Tensor, keep_BS: Tensor
+    ) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor]]:
+        if keep_BS.is_meta:  # shapes only: packing wants to see lengths
+            states_BSD, last = self.rnn(embedded_BSE)
+            return states_BSD, last
+        lengths_B = keep_BS.sum(1).clamp(min=1).cpu()  # an empty row is read as one word
+        packed = pack_padded_sequence(
+            embedded_BSE, lengths_B, batch_first=True, enforce_sorted=False
+        )
+        packed_states, last = self.rnn(packed)
+        states_BSD, _ = pad_packed_sequence(
+            packed_states, batch_first=True, total_length=keep_BS.shape[1]
+        )
+        return states_BSD, last
 
 
 def _join(last: Tensor) -> Tensor:
@@ -275,11 +273,7 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self,
-        x_NTE: Tensor,
-        memory: RecurrentMemory,
-        cache: RecurrentCache,
-        trace: list[Tensor] | None,
+        self, x_NTE: Tensor, memory: RecurrentMemory, cache: RecurrentCache, trace: Trace
     ) -> tuple[Tensor, RecurrentCache]:
         """[N, T, D] for the output layer from embeddings; appends weights [N, T, M] to `trace`."""
 
@@ -304,11 +298,7 @@ class FixedDecoder(Decoder):
         return replace(memory, summary_BD=self.summary(last.hidden[:, -1]))
 
     def forward(
-        self,
-        x_NTE: Tensor,
-        memory: RecurrentMemory,
-        cache: RecurrentCache,
-        trace: list[Tensor] | None,
+        self, x_NTE: Tensor, memory: RecurrentMemory, cache: RecurrentCache, trace: Trace
     ) -> tuple[Tensor, RecurrentCache]:
         assert memory.summary_BD is not None
         rows, count = x_NTE.shape[:2]
@@ -354,11 +344,7 @@ class PreviousDecoder(AttentiveDecoder):
         self.readout = Readout(inputs=inputs, width=size.width, bias=True)
 
     def forward(
-        self,
-        x_NTE: Tensor,
-        memory: RecurrentMemory,
-        cache: RecurrentCache,
-        trace: list[Tensor] | None,
+        self, x_NTE: Tensor, memory: RecurrentMemory, cache: RecurrentCache, trace: Trace
     ) -> tuple[Tensor, RecurrentCache]:
         state = cache.state.split()
         tops, contexts, weights = [], [], []
@@ -391,11 +377,7 @@ class CurrentDecoder(AttentiveDecoder):
         return torch.zeros_like(state.hidden[:, -1]) if isinstance(self.stack, FedStack) else None
 
     def forward(
-        self,
-        x_NTE: Tensor,
-        memory: RecurrentMemory,
-        cache: RecurrentCache,
-        trace: list[Tensor] | None,
+        self, x_NTE: Tensor, memory: RecurrentMemory, cache: RecurrentCache, trace: Trace
     ) -> tuple[Tensor, RecurrentCache]:
         if isinstance(self.stack, FreeStack):
             top_NTD, state = self.stack(x_NTE, cache.state)
@@ -463,14 +445,14 @@ class Recurrent(Seq2Seq):
 
     def begin(self, memory: Memory, reads: Reads, capacity: int) -> RecurrentCache:
         assert isinstance(memory, RecurrentMemory)
-        state = memory.state.select(reads.rows_N)
+        state = take_rows(memory.state, reads.rows_N)
         return RecurrentCache(state, self.decoder.first_fed(state), reads)
 
     def decode(self, tgt_NT: Tensor, memory: Memory, cache: Cache) -> tuple[Tensor, RecurrentCache]:
         return self._decode(tgt_NT, memory, cache, None)
 
     def _decode(
-        self, tgt_NT: Tensor, memory: Memory, cache: Cache, trace: list[Tensor] | None
+        self, tgt_NT: Tensor, memory: Memory, cache: Cache, trace: Trace
     ) -> tuple[Tensor, RecurrentCache]:
         assert isinstance(memory, RecurrentMemory)
         assert isinstance(cache, RecurrentCache)

@@ -11,8 +11,8 @@ L layers, V vocabulary. Axis 0 is rows. Masks are called keep: boolean, True = m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ class Source:
 
 
 @dataclass(kw_only=True)
-class Memory(ABC):
+class Memory:
     """What the encoder leaves for the decoder, projected keys included; opaque to search.
 
     `stream_BM` says which stream a slot came from (0 is the source sentence) and `position_BM`
@@ -53,9 +53,10 @@ class Memory(ABC):
         """The number of source rows B."""
         return self.keep_BM.shape[0]
 
-    @abstractmethod
     def select(self: AnyMemory, rows: Tensor) -> AnyMemory:
         """The memory with these source rows, in this order; a row may be named more than once."""
+        selected: AnyMemory = take_rows(self, rows)
+        return selected
 
     def repeat(self: AnyMemory, n: int) -> AnyMemory:
         """Each source row n times, copies side by side."""
@@ -208,6 +209,18 @@ class Seq2Seq(nn.Module, ABC):
         table = self.target_embedding if self.source_embedding is None else self.source_embedding
         embedded: Tensor = table(source.ids_BS)
         return embedded
+
+
+def take_rows(value: Any, rows: Tensor) -> Any:
+    """The rows of every tensor in a dataclass, however deep; None stays None."""
+    if value is None:
+        return None
+    if isinstance(value, Tensor):
+        return value.index_select(0, rows)
+    if isinstance(value, list):
+        return [take_rows(item, rows) for item in value]
+    parts = {part.name: take_rows(getattr(value, part.name), rows) for part in fields(value)}
+    return replace(value, **parts)
 
 
 def slots(source: Source) -> tuple[Tensor, Tensor]:

@@ -24,15 +24,6 @@ class TransformerMemory(Memory):
     keys: list[Tensor]
     values: list[Tensor]
 
-    def select(self, rows: Tensor) -> TransformerMemory:
-        return TransformerMemory(
-            keep_BM=self.keep_BM.index_select(0, rows),
-            stream_BM=self.stream_BM.index_select(0, rows),
-            position_BM=self.position_BM.index_select(0, rows),
-            keys=[keys.index_select(0, rows) for keys in self.keys],
-            values=[values.index_select(0, rows) for values in self.values],
-        )
-
 
 @dataclass
 class TransformerCache(Cache):
