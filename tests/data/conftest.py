@@ -50,13 +50,8 @@ def config(tmp_path: Path) -> Callable[..., DataConfig]:
     def config(source: Source = Source.files, **values: Any) -> DataConfig:
         filters = FilterConfig(**values.pop("filters", {}))
         values = {"name": "toy", "valid_size": 10, "test_size": 10, **values}
-        return DataConfig(
-            source=source,
-            root=str(tmp_path),
-            cache=str(tmp_path / "cache"),
-            filters=filters,
-            **values,
-        )
+        values = {"root": str(tmp_path), "cache": str(tmp_path / "cache"), **values}
+        return DataConfig(source=source, filters=filters, **values)
 
     return config
 

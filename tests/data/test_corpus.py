@@ -57,9 +57,9 @@ def test_lines_end_at_newline_only(
 
 
 def test_byte_order_mark_and_carriage_returns_go_and_are_counted(tmp_path: Path) -> None:
-    content = "\ufeffa\r\nb\ufeff\r\nc\n".encode()
+    content = "\ufeffa\r\nb\ufeff\r\n\ufeffc\n".encode()
     texts, notes = lines(tmp_path / "x", content)
-    assert texts == ["a", "b\ufeff", "c"]
+    assert texts == ["a", "b\ufeff", "\ufeffc"]
     assert notes == {"byte-order marks removed": 1, "CR LF line ends read as LF": 2}
 
 

@@ -24,6 +24,7 @@ from nmt.config import (
     TokenizerConfig,
 )
 from nmt.data import corpus as corpora
+from nmt.data import staging
 from nmt.data.prepare import cache_folder, prepare
 from nmt.data.prepared import Prepared, open_prepared, show_examples
 from nmt.data.tokenizer import UNK
@@ -214,6 +215,18 @@ def test_separate_vocabularies(pairs: Pairs, made: Made, write: Write) -> None:
     too_large = TokenizerConfig(type=Subwords.bpe, vocab_size=5_000, joint=False)
     with pytest.raises(UserError, match=r"tokenizer of the source: .*largest possible"):
         made(train="all", tokenizer=too_large)
+
+
+def test_of_many_pairs_a_sample_trains_the_tokenizer(
+    pairs: Pairs, made: Made, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("all", pairs)
+    whole = made(train="all")
+    monkeypatch.setattr(staging, "_TOKENIZER_PAIRS", 60)
+    sampled = made(train="all", cache=str(tmp_path / "one"))
+    again = made(train="all", cache=str(tmp_path / "two"))
+    assert whole.tokenizers.hash != sampled.tokenizers.hash == again.tokenizers.hash
+    assert len(sampled.train) == len(whole.train)
 
 
 # --- cleaning ------------------------------------------------------------------------------------
@@ -629,8 +642,8 @@ def embedded(cache: Path, **values: Any) -> DataConfig:
     return DataConfig(grammar=grammar, cache=str(cache), **values)
 
 
+@pytest.mark.slow
 def test_embedded_corpus(tmp_path: Path) -> None:
-    pytest.importorskip("nmt.data.grammar")
     settings = TokenizerConfig(vocab_size=800)
     prepared = prepare(embedded(tmp_path), settings, report=lambda line: None)
     assert list(prepared.tests) == ["test", "test_long", "test_unseen"]
@@ -653,9 +666,19 @@ def test_embedded_corpus(tmp_path: Path) -> None:
         assert Counter(map(tuple, other["alignment"])) == flipped
 
 
+@pytest.mark.slow
+def test_gold_follows_the_filters(tmp_path: Path) -> None:
+    filters = FilterConfig(too_long=True, max_words=12)
+    data = embedded(tmp_path, filters=filters, max_removed=1.0)
+    prepared = prepare(data, TokenizerConfig(vocab_size=600), report=lambda line: None)
+    gold = prepared.gold("train")
+    assert gold is not None
+    assert 0 < len(gold) < 1_500
+    assert [(fact["source"], fact["target"]) for fact in gold] == texts_of(prepared, "train")
+
+
 def test_the_rules_of_the_embedded_corpus_count_as_input() -> None:
     """A module that the grammar imports and that is no input would change data unnoticed."""
-    pytest.importorskip("nmt.data.grammar")
     room = Path(corpora.__file__).parent
     found, todo = set(), ["grammar"]
     while todo:
