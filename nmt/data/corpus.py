@@ -367,22 +367,22 @@ class Embedded:
         return [self.generated.lexicon, *module_files("grammar")]
 
     def rows(self, notes: Counter[str], *, drop_invalid: bool = False) -> Iterator[Row]:
-        for example in self.generated.splits[self.split]:
-            pair = (example.source, example.target)
-            yield pair[::-1] if self.reverse else pair
+        for fact in self.gold():
+            yield fact["source"], fact["target"]
 
     def gold(self) -> Iterator[dict[str, Any]]:
         """Each pair with its alignment (source word, target word), tags and antecedents.
 
         Antecedents are positions in the English words, whichever side English is.
         """
-        pairs = self.rows(Counter())
-        for example, pair in zip(self.generated.splits[self.split], pairs, strict=True):
-            links = example.alignment
+        for example in self.generated.splits[self.split]:
+            pair, links = (example.source, example.target), example.alignment
+            if self.reverse:
+                pair, links = pair[::-1], sorted((j, i) for i, j in links)
             yield {
                 "source": pair[0],
                 "target": pair[1],
-                "alignment": sorted((j, i) for i, j in links) if self.reverse else links,
+                "alignment": links,
                 "tags": example.tags,
                 "antecedents": example.antecedents,
             }
