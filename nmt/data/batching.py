@@ -247,9 +247,11 @@ def _padded(
     lengths = np.fromiter((len(row) + 1 for row in rows), np.int64, len(rows))
     keep = np.arange(int(lengths.max()))[None, :] < lengths[:, None]
     ids = np.full(keep.shape, pad, dtype=np.int64)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = row
-    ids[np.arange(len(rows)), lengths - 1] = eos
+    last = np.arange(len(rows)), lengths - 1
+    inner = keep.copy()
+    inner[last] = False
+    ids[inner] = np.concatenate(rows)
+    ids[last] = eos
     return ids, keep
 
 

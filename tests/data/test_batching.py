@@ -107,7 +107,7 @@ def test_little_padding_on_lengths_like_captions() -> None:
     rng = np.random.default_rng(0)
     source = np.clip(rng.lognormal(2.55, 0.31, 29_000), 4, 45).astype(int) + 1
     target = np.clip(source * rng.lognormal(0.1, 0.16, 29_000), 4, 60).astype(int) + 1
-    assert real_share(source, target) >= 0.93
+    assert real_share(source, target) >= 0.95  # 0.938 without the serpentine
 
 
 @pytest.mark.skipif(not MULTI30K.exists(), reason="Multi30k is not beside the checkout")
@@ -116,7 +116,7 @@ def test_little_padding_on_multi30k() -> None:
         with gzip.open(MULTI30K / f"train.{language}.gz", "rt", encoding="utf-8") as file:
             return np.array([len(re.findall(r"\w+|[^\w\s]", line)) + 1 for line in file])
 
-    assert real_share(lengths("en"), lengths("fr")) >= 0.93
+    assert real_share(lengths("en"), lengths("fr")) >= 0.95
 
 
 def test_a_step_costs_a_batch_not_a_pair() -> None:

@@ -508,6 +508,45 @@ def test_clipping_bounds_the_mean_gradient(toy: ModuleType, tmp_path: Path) -> N
     assert min(norms) > 0.2
 
 
+def test_fp16_scales_the_loss_and_nothing_else_sees_the_scale(
+    toy: ModuleType, tmp_path: Path
+) -> None:
+    """On a CPU, where only the arithmetic is of interest: norms and clipping are of true size."""
+    exact = toy.run_toy(tmp_path / "fp32", dropout=0.0, log_every=1)
+    half = toy.run_toy(tmp_path / "fp16", dropout=0.0, log_every=1, precision=torch.float16)
+    norms = [
+        [record["gradient_norm"] for record in log_of(done.run, "train")] for done in (exact, half)
+    ]
+    assert norms[1] == pytest.approx(norms[0], rel=0.05)
+    assert _state(half.run)["scaler"]["scale"] == 2.0**16
+    resumed = toy.run_toy(tmp_path / "parts", dropout=0.0, max_steps=5, precision=torch.float16)
+    resumed = toy.run_toy(tmp_path / "parts", dropout=0.0, precision=torch.float16)
+    assert half.same_weights(resumed)
+
+
+def test_the_moving_average_is_that_of_the_weights_after_each_step(
+    toy: ModuleType, tmp_path: Path
+) -> None:
+    expected: dict[str, torch.Tensor] = {}
+
+    def watch(learner: Learner) -> None:
+        real = learner.step
+        named = dict(learner.model.named_parameters())
+        expected.update({name: p.detach().clone() for name, p in named.items()})
+
+        def step(at: int) -> None:
+            real(at)
+            decay = min(0.5, (1 + at) / (10 + at))
+            for name, parameter in named.items():
+                expected[name] = decay * expected[name] + (1 - decay) * parameter.detach()
+
+        learner.step = step  # type: ignore[method-assign]
+
+    done = toy.run_toy(tmp_path / "run", ema=0.5, before=watch)
+    for name, tensor in done.learner.weights().items():
+        assert torch.allclose(tensor, expected[name], rtol=1e-4, atol=1e-6)
+
+
 def test_it_learns(toy: ModuleType, tmp_path: Path) -> None:
     done = toy.run_toy(
         tmp_path / "run", dropout=0.0, max_steps=120, log_every=30, validate_every=120,
