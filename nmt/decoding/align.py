@@ -203,9 +203,12 @@ def word_matrix(
 
     The words are any segmentation of the two texts: ``text.split()``, or a finer one.
     """
-    matrix_TS = token_matrix(explained, view)
     source_PW = membership(explained.source[:-1], source_words)
     target_PW = membership(explained.target[:-1], target_words)
+    return _by_word(token_matrix(explained, view), source_PW, target_PW)
+
+
+def _by_word(matrix_TS: Tensor, source_PW: Tensor, target_PW: Tensor) -> Tensor:
     sizes_W1 = target_PW.sum(0).clamp(min=1e-12)[:, None]
     return (target_PW.T / sizes_W1) @ matrix_TS @ source_PW
 
@@ -219,13 +222,9 @@ def membership(pieces: Sequence[str], words: Sequence[str]) -> Tensor:
     """
     said = list(_characters(pieces))
     wanted = [(c, w) for w, word in enumerate(words) for c in _plain(word)]
-    matcher = difflib.SequenceMatcher(
-        None, [c for c, _ in said], [c for c, _ in wanted], autojunk=False
-    )
     shares_PW = torch.zeros(len(pieces), len(words))
-    for block in matcher.get_matching_blocks():
-        for i in range(block.size):
-            shares_PW[said[block.a + i][1], wanted[block.b + i][1]] += 1
+    for a, b in _matches([c for c, _ in said], [c for c, _ in wanted]):
+        shares_PW[said[a][1], wanted[b][1]] += 1
     at_home = (shares_PW.sum(1) > 0).tolist()
 
     def adopt(place: int, neighbour: int) -> None:
@@ -241,6 +240,16 @@ def membership(pieces: Sequence[str], words: Sequence[str]) -> Tensor:
     for place in backwards:
         adopt(place, place + 1)
     return shares_PW / shares_PW.sum(1, keepdim=True).clamp(min=1e-12)
+
+
+def _matches(said: list[str], wanted: list[str]) -> Iterator[tuple[int, int]]:
+    """Places of equal characters, in order; nearly always the two are the same text."""
+    if said == wanted:
+        yield from ((place, place) for place in range(len(said)))
+        return
+    matcher = difflib.SequenceMatcher(None, said, wanted, autojunk=False)
+    for block in matcher.get_matching_blocks():
+        yield from ((block.a + i, block.b + i) for i in range(block.size))
 
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -406,11 +415,15 @@ def best_view(
     views = [View(None, None, row) for row in rows]
     for layer in range(layers):
         views += [View(layer, head, row) for head in (None, *range(heads)) for row in rows]
+    owners = [
+        (membership(item.source[:-1], source), membership(item.target[:-1], target))
+        for item, (source, target) in zip(explained, words, strict=True)
+    ]
     scored = []
     for view in views:
         found = [
-            links(word_matrix(item, *pair, view), rule)
-            for item, pair in zip(explained, words, strict=True)
+            links(_by_word(token_matrix(item, view), *pair), rule)
+            for item, pair in zip(explained, owners, strict=True)
         ]
         scored.append((view, alignment_score(found, gold)))
     return min(scored, key=lambda item: item[1].error_rate)
