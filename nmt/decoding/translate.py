@@ -168,21 +168,18 @@ def translate(
         precision: compute under autocast in this type; None for the weights' own.
         prefixes: what each translation must begin with; "" leaves it free.
         joiner: what stands between translated parts: "" for languages written without spaces.
-        first_line: the number of the first line, for warnings and as what fixes its samples.
-        report: takes warnings, one line each.
+        first_line: number of the first line, in warnings and as the seed of its samples.
 
     Raises:
         UserError: not one prefix per line, or a prefix longer than the positions the model knows.
     """
     if prefixes is not None and len(prefixes) != len(lines):
         raise UserError(f"{len(lines)} lines, but {len(prefixes)} prefixes: give one per line")
-    known = model.max_source_length
-    limit = max(1, min(max_input, max_input if known is None else known) - 1)
+    limit = max(1, min(max_input, model.max_source_length or max_input) - 1)
     parts, counts = _parts(tokenizers, lines, prefixes, limit, first_line, report)
     with inference(model, precision) as device:
-        for places in batches(
-            [len(part.ids) + 1 for part in parts], batch_tokens // options.hypotheses
-        ):
+        lengths = [len(part.ids) + 1 for part in parts]
+        for places in batches(lengths, batch_tokens // options.hypotheses):
             rows = [parts[i] for i in places]
             batch = batch_of([part.ids for part in rows], [()] * len(rows)).to(device)
             found = search(
