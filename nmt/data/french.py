@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-VOWELS = frozenset("aeiouyàâäéèêëîïôöûüœæ")
+#: Letters that begin with a vowel sound, capitals of names and the mute h included.
+VOWELS = frozenset("aeiouyhàâäéèêëîïôöûüœæAEIOUYHÀÂÉÈÊÎÔŒ")
 
 #: Endings by tense, for je, tu, il, nous, vous, ils.
 IMPERFECT = ("ais", "ais", "ait", "ions", "iez", "aient")
@@ -46,10 +47,9 @@ class Conjugation:
     subjunctive: tuple[str, ...]
 
 
-def starts_with_vowel(word: str) -> bool:
-    """Whether the first letter is a vowel or an h (mute unless the lexicon says otherwise)."""
-    first = word[0].lower()
-    return first in VOWELS or first == "h"
+def starts_with_vowel(word: str, hard: bool = False) -> bool:
+    """Whether the word begins with a vowel sound; ``hard`` marks an aspirated h and *huit*."""
+    return not hard and word[0] in VOWELS
 
 
 def conjugate(infinitive: str, irregular: Mapping[str, Mapping[str, str]]) -> Conjugation:

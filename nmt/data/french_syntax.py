@@ -360,16 +360,14 @@ class French:
     def sandhi(self, tokens: list[Token]) -> list[Token]:
         """Elide before vowel sounds, then melt de and à with le and les."""
         out: list[Token] = []
-        following = "."
-        vowel = False
+        following = Token(".")
         for token in reversed(tokens):
-            if token.before_vowel and vowel:
+            if token.before_vowel and french.starts_with_vowel(following.form, following.hard):
                 token = token._replace(form=token.before_vowel)
                 self.tags.add("elision")
-            elif token.form == "si" and following in ("il", "ils"):
+            elif token.form == "si" and following.form in ("il", "ils"):
                 token = token._replace(form="s'")
-            following = token.form
-            vowel = french.starts_with_vowel(token.form) and not token.hard
+            following = token
             melted = out and out[-1].article and french.CONTRACTIONS.get((token.form, out[-1].form))
             if melted:
                 self.tags.add("contraction")

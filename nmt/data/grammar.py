@@ -217,6 +217,7 @@ def minimal_pairs(
 def _negation_pair(lexicon: Lexicon, sampler: Sampler) -> tuple[Sentence, Sentence]:
     """One clause twice, affirmed and denied, in a tense where English only adds *not*."""
     sampler.start()
+    sampler.flat = True
     c = sampler.clause(AUXILIARY_TENSES)
     bare = c.tense in ("present", "past") and c.verb.english.base != "be"
     if bare or c.negation or c.infinitive or c.complement or c.also or c.adverb or c.purpose:

@@ -33,10 +33,10 @@ PREPOSITIONS = ("à", "de", "dans", "sur")
 FIELDS = {
     "nouns": "en fr pl fr_pl number fr_number mass an aspirated feminine pronoun",
     "adjectives": "en fr feminine fr_pl fr_fp vowel of before an aspirated predicate "
-    "attributive absolute",
+    "attributive absolute maybe",
     "verbs": "en fr subject object to where place adverbs that whether infinitive adjective "
     "profession state generic past pp ing impersonal modal particle clitic tenses weight "
-    "there aspirated definite bare progressive",
+    "there aspirated definite bare progressive places",
     "adverbs": "en fr kind an",
     "prepositions": "en fr of article adjunct",
     "times": "en fr tenses links habitual negatable front",
@@ -154,6 +154,12 @@ class _Reader:
         self.classes = {leaf: frozenset([leaf]) for leaf in leaves}
         for name, members in self.section("classes").items():
             self.classes[name] = self.leaves(("classes", name), members)
+        for leaf, entries in self.section("nouns").items():
+            for noun in entries:
+                if leaf not in self.classes.get(noun, {leaf}):
+                    raise self.fail(
+                        ("nouns", leaf, noun), "is also a class it is not in; rename it"
+                    )
 
     def nouns(self) -> Iterable[Noun]:
         for leaf, entries in self.section("nouns").items():
@@ -207,6 +213,7 @@ class _Reader:
             english=entry.get("en", name.partition("/")[0]),
             french=(word, fs, mp, entry.get("fr_fp") or french.plural(fs)),
             of=of,
+            maybe=self.leaves(where, entry.get("maybe")),
             weight=rank_weight(rank),
             before=bool(entry.get("before")),
             before_vowel=entry.get("vowel", ""),
@@ -256,6 +263,7 @@ class _Reader:
             adjective=bool(entry.get("adjective")), profession=bool(entry.get("profession")),
             progressive=entry.get("progressive", True), bare=bool(entry.get("bare")),
             definite=bool(entry.get("definite")),
+            places=self.leaves(where, entry.get("places")),
             state=bool(entry.get("state")), generic=bool(entry.get("generic")),
             impersonal=bool(entry.get("impersonal")), there=bool(entry.get("there")),
             modal=bool(entry.get("modal")), particle=bool(entry.get("particle")), clitic=clitic,

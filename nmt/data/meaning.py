@@ -57,6 +57,7 @@ class Adjective:
     english: str
     french: tuple[str, str, str, str]  # ms fs mp fp
     of: frozenset[str]  # classes it is said of
+    maybe: frozenset[str]  # and could be said of; it never is, but a pronoun must not hide them
     weight: float
     before: bool = False
     before_vowel: str = ""  # bel, nouvel, vieil
@@ -86,6 +87,7 @@ class Verb:
     object: frozenset[str] = frozenset()
     to: frozenset[str] = frozenset()
     where: frozenset[str] = frozenset()  # English prepositions of a place it needs
+    places: frozenset[str] = frozenset()  # what kinds of place, if not all
     place: bool = True  # whether a place may be added
     adverbs: bool = True
     that: str = ""  # link of the complement clause

@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from nmt.data.meaning import NP, Adjective, Clause, Noun, Verb
-from nmt.data.rules import ARTICLELESS, CHANCE, DETERMINERS, OWN, OWNED, SPEAKERS
+from nmt.data.rules import (
+    ARTICLELESS,
+    CHANCE,
+    DETERMINERS,
+    OWN,
+    OWNABLE,
+    OWNED,
+    PLURAL_ONLY,
+    SPEAKERS,
+)
 from nmt.data.tables import Choice, Slot, Tables, admits
 
 
@@ -227,6 +236,12 @@ class Phrases(ABC):
                 name = "the"
             if c is not None and c.negation and name in ("several", "every", "all"):
                 name = "the"
+        if name in ("own", "my", "your", "our") and not admits(OWNABLE, noun):
+            name = "the"
+        if name == "some" and c is not None and c.verb.generic:
+            name = "bare"  # likes meat: aime la viande
+        if noun.numbers == "p" and name not in PLURAL_ONLY[noun.french_number]:
+            name = "the"  # three trousers, many scissors
         if name == "own":
             name = self.possessive(np, c)
         np.determiner = self.lexicon.determiners[name]

@@ -108,7 +108,17 @@ DYNAMIC_ONLY = frozenset(
 )
 #: Classes of which one may say *the man's ...*
 OWNED = frozenset(["beast", "garment", "jewel", "container", "object", "text", "instrument",
-                   "vehicle", "furniture", "room", "garden", "idea", "art"])  # fmt: skip
+                   "carriage", "cycle", "furniture", "room", "garden", "idea", "art"])  # fmt: skip
+#: Determiners of nouns without a singular, by their French number: these trousers, ce pantalon.
+PLURAL_ONLY = {
+    "s": frozenset(["the", "this", "that", "own", "my", "your", "our"]),
+    "": frozenset(["the", "this", "that", "own", "my", "your", "our", "some", "bare"]),
+}
+#: Classes (and nouns) of which one may say *my ..., his ...*
+OWNABLE = OWNED | frozenset(
+    ["family", "machine", "building", "fruit", "staple", "drink", "money", "task", "profession",
+     "friend", "neighbour", "guest", "child", "trip", "wedding", "party", "body", "hair", "flower"]
+)  # fmt: skip
 #: Nouns that English leaves without an article.
 ARTICLELESS = frozenset(["sport", "language", "meal", "country_f", "country_m", "city"])
 HUMAN = frozenset(["man_name", "woman_name", "person", "family", "profession"])

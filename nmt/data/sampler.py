@@ -36,7 +36,7 @@ from nmt.data.rules import (
     SHAPES,
     TENSES,
 )  # fmt: skip
-from nmt.data.tables import Choice, Tables
+from nmt.data.tables import Choice, Tables, admits
 
 
 def mood(link: Link, governing: str) -> str:
@@ -335,12 +335,17 @@ class Sampler(Phrases):
 
     def place(self, preposition: Preposition, c: Clause) -> PP:
         """A place or company; *with her* where one woman was mentioned."""
-        nouns = self.tables.places[preposition.id]
+        nouns, slot = self.tables.places[preposition.id], c.verb.places
         if "person" in preposition.of:
             return PP(preposition, self.other(c, nouns, preposition.of, "place"))
+        if slot:
+            nouns = [noun for noun in nouns if admits(slot, noun)]
+        elif not c.verb.where:
+            nouns = [noun for noun in nouns if noun.leaf != "container"]
         if not nouns:
             raise Unsuitable
-        return PP(preposition, self.noun_phrase(self.draw(preposition.id, nouns), "place", c))
+        key = f"{preposition.id} {c.verb.id if c.verb.where else ''}"
+        return PP(preposition, self.noun_phrase(self.draw(key, nouns), "place", c))
 
     def relative(self, np: NP, noun: Noun) -> Clause:
         """A clause about the noun: who sleeps, that she bought, where he lives."""

@@ -66,7 +66,8 @@ class Tables:
             for role in ("subject", "object"):
                 self._widen(verb.name, role, getattr(verb, role))
         for adjective in lexicon.adjectives.values():
-            self._widen(f"be {adjective.english}", "subject", adjective.of)
+            name = f"be {adjective.english}"
+            self._widen(name, "subject", adjective.of | adjective.maybe)
         for preposition in lexicon.prepositions.values():
             self._widen(" ".join(preposition.english), "place", preposition.of)
         self.objects = {

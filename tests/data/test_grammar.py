@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,10 @@ GOLD = yaml.safe_load(Path(__file__).with_name("grammar_pairs.yaml").read_text(e
 ROWS = [(name, row) for name, rows in GOLD.items() for row in rows]
 
 #: Words that need no counterpart on the other side.
-UNALIGNED_EN = set(["do", "does", "did", "to", "the", "a", "an", "any", "some", "that", "who", "to"])
-UNALIGNED_FR = set(["le", "la", "les", "l'", "de", "d'", "du", "des", "un", "une", "à", "au", "aux", "est-ce", "que", "qu'", "en", "y"])
+UNALIGNED_EN = "at in on do does did to the a an any some that who"
+UNALIGNED_FR = "le la les l' de d' du des un une à au aux est-ce que qu' en y"
+#: What may stand between a subject pronoun and its verb.
+CLITICS = "ne n' me m' te se s' le la l' les lui leur y nous vous"
 
 VOWEL = "aeiouyàâäéèêëîïôöûüœæ"
 #: English word: the beginnings of its two French words.
@@ -43,8 +46,9 @@ TWO_SENSES = {
     "bank": ("banque", "rive"), "key": ("clé", "touche"), "match": ("match", "allumette"),
     "plant": ("plante", "usine"), "spring": ("source", "ressort"), "bat": ("batte", "chauve"),
     "chicken": ("poule", "poulet"), "chest": ("coffre", "poitrine"), "date": ("datte", "rendez"),
-    "nail": ("clou", "ongle"), "light": ("lumière", "léger", "clair"), "pupil": ("élève", "pupille"),
-    "know": ("sai", "conn"), "leave": ("part", "quitt", "laiss"), "run": ("cour", "dirig"),
+    "nail": ("clou", "ongle"), "light": ("lumière", "léger", "clair"),
+    "pupil": ("élève", "pupille"), "know": ("sai", "conn"), "leave": ("part", "quitt", "laiss"),
+    "run": ("cour", "dirig"),
     "take": ("pren", "emm"), "bring": ("app", "am"), "save": ("sauv", "économis", "enreg"),
     "spend": ("pass", "dépens"), "return": ("rend", "rev"), "new": ("nouve", "neu"),
     "hard": ("dur", "diffic"), "short": ("petit", "court"), "sweet": ("sucr", "genti"),
@@ -62,7 +66,7 @@ def lexicon() -> Lexicon:
 @pytest.fixture(scope="session")
 def corpus(lexicon: Lexicon) -> dict[str, list[Example]]:
     """100,000 sentences over the five splits, drawn once."""
-    return generate(lexicon, train=97_000, valid=500, test=833, seed=5)
+    return generate(lexicon, train=97_100, valid=500, test=833, seed=5)
 
 
 @pytest.fixture(scope="session")
@@ -95,9 +99,9 @@ def test_alignment_tags_and_antecedents_by_hand(lexicon: Lexicon) -> None:
     row = GOLD["negation"][1]
     example = build_example(lexicon, derive(lexicon, row["d"]))
     source, target = words(example.source), words(example.target)
-    assert source == ["The", "animal", "did", "not", "cross", "the", "street", "because", "it", "was", "too", "wide", "."]
-    assert (
-        target == ["L'", "animal", "n'", "a", "pas", "traversé", "la", "rue", "parce", "qu'", "elle", "était", "trop", "large", "."]
+    assert " ".join(source) == "The animal did not cross the street because it was too wide ."
+    assert " ".join(target) == (
+        "L' animal n' a pas traversé la rue parce qu' elle était trop large ."
     )
     pairs = {(source[i], target[j]) for i, j in example.alignment}
     assert {("not", "n'"), ("not", "pas"), ("did", "a"), ("cross", "traversé")} <= pairs
@@ -113,14 +117,14 @@ def test_alignment_tags_and_antecedents_by_hand(lexicon: Lexicon) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("It isn't Paul's o'clock.", ["It", "is", "n't", "Paul", "'s", "o'clock", "."]),
-        ("They won't, can't, I'm, we'll", ["They", "wo", "n't", ",", "ca", "n't", ",", "I", "'m", ",", "we", "'ll"]),
-        ("Est-ce qu'il n'y a pas d'eau ?", ["Est-ce", "qu'", "il", "n'", "y", "a", "pas", "d'", "eau", "?"]),
-        ("Aujourd'hui, s'il", ["Aujourd'hui", ",", "s'", "il"]),
+        ("It isn't Paul's, o'clock.", "It is n't Paul 's , o'clock ."),
+        ("They won't, can't, I'm, we'll", "They wo n't , ca n't , I 'm , we 'll"),
+        ("Est-ce qu'il n'y a pas d'eau ?", "Est-ce qu' il n' y a pas d' eau ?"),
+        ("Aujourd'hui, s'il", "Aujourd'hui , s' il"),
     ],
 )
-def test_words(text: str, expected: list[str]) -> None:
-    assert words(text) == expected
+def test_words(text: str, expected: str) -> None:
+    assert " ".join(words(text)) == expected
 
 
 @pytest.mark.slow
@@ -162,11 +166,11 @@ def test_lengths(corpus: dict[str, list[Example]]) -> None:
 @pytest.mark.slow
 def test_surface(examples: list[Example]) -> None:
     for example in examples:
-        for text, end in ((example.source, ".?"), (example.target, ".?")):
-            assert text[0].isupper() and text[-1] in end, text
-            assert "  " not in text and " ." not in text and " ," not in text, text
+        for text in (example.source, example.target):
+            assert text[0].isupper(), text
+            assert text[-1] in ".?", text
+            assert not re.search(r"\s[\s.,]|[^\w\s'.,?-]", text), text
         assert example.target.endswith(" ?") == example.source.endswith("?")
-        assert example.target.isprintable() and "’" not in example.target
 
 
 @pytest.mark.slow
@@ -176,16 +180,16 @@ def test_elision_and_contraction(lexicon: Lexicon, examples: list[Example]) -> N
     aspirated |= {"huit"}
     hard = "|".join(sorted(aspirated))
     vowel = f"(?!(?:{hard})\\b)(?=[{VOWEL}h])"
-    missing = re.compile(
-        rf"\b(?:le|la|de|ne|que|je|me|te|se|puisque|ma|ta|sa|ce|beau|nouveau|vieux|si(?= ils?\b)) {vowel}"
-    )
+    words_that_elide = "le|la|de|ne|que|je|me|te|se|puisque|ma|ta|sa|ce|beau|nouveau|vieux"
+    missing = re.compile(rf"\b(?:{words_that_elide}|si(?= ils?\b)) {vowel}")
+    consonant = rf"(?:(?=(?:{hard})\b)|(?![{VOWEL}h]))"
     undue = re.compile(
-        rf"\b(?:[ldnjmts]|qu|puisqu)'(?:(?=(?:{hard})\b)|(?![{VOWEL}h]))|\b(?:cet|bel|nouvel|vieil) "
-        rf"(?:(?=(?:{hard})\b)|(?![{VOWEL}h]))",
+        rf"\b(?:[ldnjmts]|qu|puisqu)'{consonant}|\b(?:cet|bel|nouvel|vieil) {consonant}"
     )
     nominal = {form for n in lexicon.nouns.values() for form in n.french}
     nominal |= {form for a in lexicon.adjectives.values() for form in a.french}
     nominal -= {form for v in lexicon.verbs.values() for form in _all_forms(v.french)}
+    singular = {n.french[0] for n in lexicon.nouns.values() if n.french[0] != n.french[1]}
     melted = re.compile(r"\b(?:de|à) (?:le|les) (\w+)")
     found = 0
     for example in examples:
@@ -194,7 +198,8 @@ def test_elision_and_contraction(lexicon: Lexicon, examples: list[Example]) -> N
         for match in missing.finditer(text):
             word = match.group().strip()
             following = words(text[match.end() :])[0]
-            assert word in ("beau", "nouveau", "vieux") and following not in nominal, text
+            assert word in ("beau", "nouveau", "vieux"), text
+            assert following not in singular, text
         assert not undue.search(text), text
         assert not any(m.group(1) in nominal for m in melted.finditer(text)), text
         found += "l'" in text
@@ -255,8 +260,8 @@ def test_verbs_agree_with_pronouns(lexicon: Lexicon, french_words: list[list[str
             for person, form in enumerate(getattr(conjugation, name)):
                 forms[person].add(form)
     persons = {"je": 0, "j'": 0, "il": 2, "elle": 2, "nous": 3, "vous": 4, "ils": 5, "elles": 5}
-    skipped = set(["ne", "n'", "me", "m'", "te", "se", "s'", "le", "la", "l'", "les", "lui", "leur", "y", "nous", "vous"])
-    before = {"que", "qu'", "et", "mais", "donc", "quand", "si", "s'", "puisque", "puisqu'", ","}
+    skipped = set(CLITICS.split())
+    before = {"que", "qu'", "mais", "donc", "quand", "si", "s'", "puisque", "puisqu'", ","}
     checked = [0] * 6
     for sentence in french_words:
         for at, word in enumerate(sentence):
@@ -276,10 +281,13 @@ def test_every_word_is_aligned_or_a_function_word(examples: list[Example]) -> No
         source, target = words(example.source), words(example.target)
         left = {i for i, _ in example.alignment}
         right = {j for _, j in example.alignment}
-        assert left <= set(range(len(source))) and right <= set(range(len(target)))
-        lost = {w.lower() for i, w in enumerate(source) if i not in left} - UNALIGNED_EN
+        assert left <= set(range(len(source)))
+        assert right <= set(range(len(target)))
+        lost = {w.lower() for i, w in enumerate(source) if i not in left}
+        lost -= set(UNALIGNED_EN.split())
         assert not lost, (lost, example)
-        lost = {w.lower() for j, w in enumerate(target) if j not in right} - UNALIGNED_FR
+        lost = {w.lower() for j, w in enumerate(target) if j not in right}
+        lost -= set(UNALIGNED_FR.split())
         assert not lost, (lost, example)
 
 
@@ -351,11 +359,12 @@ def test_unseen_combinations_of_seen_words(
         for adjective in tables.adjectives[noun.id][0].items
     }
     kept -= seen  # the same English for another sense
+    kept = {pair for pair in kept if not pair.endswith(" orange ")}  # cold orange juice
     assert len(kept) > 50
 
     def bigrams(split: str) -> set[str]:
         texts = (words(e.source.lower()) for e in corpus[split])
-        return {f" {a} {b} " for text in texts for a, b in zip(text, text[1:], strict=False)}
+        return {f" {a} {b} " for text in texts for a, b in pairwise(text)}
 
     trained = bigrams("train")
     assert not kept & trained
@@ -419,7 +428,8 @@ def test_negation_pairs_differ_only_by_the_not(lexicon: Lexicon) -> None:
         original = [w.lower() for w in words(plain.target)]
         assert [w.rstrip("'e") for w in target] == [w.rstrip("'e") for w in original]
         assert elided == (target[at][0] in VOWEL + "h")
-        assert "negation" in negated.tags and "negation" not in plain.tags
+        assert "negation" in negated.tags
+        assert "negation" not in plain.tags
 
 
 def test_antecedent_pairs_switch_the_antecedent(lexicon: Lexicon) -> None:
@@ -430,7 +440,8 @@ def test_antecedent_pairs_switch_the_antecedent(lexicon: Lexicon) -> None:
         assert [i for i in range(len(one)) if one[i] != two[i]] == [len(one) - 2]
         ((pronoun, subject),) = first.antecedents
         ((same, obj),) = second.antecedents
-        assert pronoun == same and one[pronoun] == "it" and subject < obj < pronoun
+        assert (pronoun, one[pronoun]) == (same, "it")
+        assert subject < obj < pronoun
         french = [
             {words(e.target)[j] for i, j in e.alignment if i == pronoun} for e in (first, second)
         ]
@@ -469,11 +480,11 @@ def test_size_and_frequencies(lexicon: Lexicon, corpus: dict[str, list[Example]]
         ("house: maison f", "house: {fr: maison f, gendre: x}", "unknown field 'gendre'"),
         ("house: maison f", "house: 3", "expected French"),
         ("of: human beast}", "of: human beats}", "'beats' is neither a class nor a noun"),
-        ("fr: dormir", "fr: dormoir", "verbs > sleep: .*dormoir"),
+        ("fr: dormir", "fr: dormoux", "verbs > sleep: .*dormoux"),
         ("links: 0-2 1-1", "links: 0-9", "times > last week: .*beyond"),
         ("house: maison f", "house: maison f\n    house: maison f", "there twice"),
         ("nouns:\n", "nouns: [\n", "mend the YAML"),
-        ("verbs:\n", "verbes:\n", "`verbs:` is missing"),
+        ("\nverbs:\n", "\nverbes:\n", "`verbs:` is missing"),
     ],
 )
 def test_malformed_entries_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
