@@ -25,6 +25,7 @@ from nmt.config import (
 )
 from nmt.data import corpus as corpora
 from nmt.data import staging
+from nmt.data.grammar import Example
 from nmt.data.prepare import cache_folder, prepare
 from nmt.data.prepared import Prepared, open_prepared, show_examples
 from nmt.data.tokenizer import UNK
@@ -666,15 +667,23 @@ def test_embedded_corpus(tmp_path: Path) -> None:
         assert Counter(map(tuple, other["alignment"])) == flipped
 
 
-@pytest.mark.slow
-def test_gold_follows_the_filters(tmp_path: Path) -> None:
-    filters = FilterConfig(too_long=True, max_words=12)
-    data = embedded(tmp_path, filters=filters, max_removed=1.0)
-    prepared = prepare(data, TokenizerConfig(vocab_size=600), report=lambda line: None)
-    gold = prepared.gold("train")
-    assert gold is not None
-    assert 0 < len(gold) < 1_500
-    assert [(fact["source"], fact["target"]) for fact in gold] == texts_of(prepared, "train")
+def test_gold_follows_the_filters(
+    pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = ("too many words " * 4, "trop de mots")
+    rows = [odd, *pairs[:90], pairs[0], *pairs[90:], odd]
+    examples = [Example(a, b, ((0, 0),), (), ()) for a, b in rows]
+    splits = {"train": examples} | dict.fromkeys(corpora.EMBEDDED_SPLITS[1:], examples[:3])
+    monkeypatch.setattr(corpora.Generated, "splits", splits)
+    filters = FilterConfig(too_long=True, max_words=10, duplicate_pair=True)
+    data = embedded(tmp_path, filters=filters)
+    settings = TokenizerConfig(type=Subwords.bpe, vocab_size=310)
+    prepared = prepare(data, settings, report=lambda line: None)
+    for split in ("train", "test"):
+        gold = prepared.gold(split)
+        assert gold is not None
+        assert [(fact["source"], fact["target"]) for fact in gold] == texts_of(prepared, split)
+    assert texts_of(prepared, "train") == pairs
 
 
 def test_the_rules_of_the_embedded_corpus_count_as_input() -> None:
