@@ -149,7 +149,7 @@ COMMANDS = {
             "output": "a .png, .svg or .json file, or a folder for one file a sentence",
             "format": "pharaoh (default), json",
             "layer": "a decoder layer counted from 0; default: the mean of all",
-            "head": "a head counted from 0; default: the mean; all: a picture of every layer and head",
+            "head": "a head counted from 0; default: the mean; all: all in one picture",
             "words": "true (default): whole words; false: sub-words",
             "eos": "with words=false: keep (default) or drop the end-of-sentence token",
         },

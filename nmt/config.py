@@ -465,7 +465,7 @@ class SearchConfig:
         _above(0, "search", self, "max_length_ratio", "temperature", "top_p")
         if self.n_best > self.beam:
             raise UserError(
-                f"search.n_best={self.n_best} needs search.beam of at least as many, got {self.beam}"
+                f"search.n_best={self.n_best} needs search.beam of at least that, got {self.beam}"
             )
 
 

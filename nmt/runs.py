@@ -105,7 +105,7 @@ def owned(run: Path) -> Iterator[None]:
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
-        handle = open(run / ".lock", "w", encoding="utf-8")
+        handle = open(run / ".lock", "w", encoding="utf-8")  # noqa: SIM115 - closed below
     except OSError as error:
         raise UserError(f"cannot write to {run}: {error.strerror}") from error
     with handle:

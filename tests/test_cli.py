@@ -11,7 +11,7 @@ from nmt.errors import UserError
 
 SENTENCES = [
     "A dog runs.",
-    "He said: \"no\", didn't he?",
+    'He said: "no", didn\'t he?',
     "1e3",
     "null",
     "true",

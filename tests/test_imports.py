@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,14 +85,8 @@ def test_the_rule_sees_the_modules_it_is_about() -> None:
 
 
 def test_only_compose_knows_hydra() -> None:
-    users = {
-        module
-        for module, file in modules()
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module])
-        if name and name.partition(".")[0] in ("hydra", "omegaconf")
-    }
+    pattern = re.compile(r"^\s*(?:import|from) (?:hydra|omegaconf)\b", re.MULTILINE)
+    users = {m for m, file in modules() if pattern.search(file.read_text(encoding="utf-8"))}
     assert users == {"compose"}
 
 

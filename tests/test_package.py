@@ -1,4 +1,4 @@
-"""What is installed is what runs: the wheel outside the checkout, and everything the sdist needs."""
+"""What is installed is what runs: the wheel outside the checkout, and what the sdist needs."""
 
 from __future__ import annotations
 

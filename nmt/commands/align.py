@@ -52,16 +52,13 @@ def _pairs(translator: Translator, own: dict[str, str]) -> Iterator[Pair]:
     """Source, target and the attention between them, of each sentence asked for."""
     if "text" in own:
         translations = translator.translate([own["text"].replace("\n", " ")])
-        for translation, explained in zip(
-            translations, translator.explain(translations), strict=True
-        ):
-            yield translation.source, translation.text, explained
+        for translation, found in zip(translations, translator.explain(translations), strict=True):
+            yield translation.source, translation.text, found
         return
     if "source" not in own or "target" not in own:
         raise UserError("source=FILE and target=FILE go together: the target is what is explained")
     sources, targets = read_file(own["source"]), read_file(own["target"])
-    explained = translator.explain_pairs(sources, targets)
-    yield from zip(sources, targets, explained, strict=True)
+    yield from zip(sources, targets, translator.explain_pairs(sources, targets), strict=True)
 
 
 def _number(own: dict[str, str], key: str) -> int | None:
@@ -107,9 +104,7 @@ def _record(pair: Pair, view: View, arguments: Arguments) -> dict[str, Any]:
     }
 
 
-def _write(
-    pair: Pair, output: Path, number: int, view: View, arguments: Arguments
-) -> list[Path]:
+def _write(pair: Pair, output: Path, number: int, view: View, arguments: Arguments) -> list[Path]:
     """Write one sentence: into the named file, or into files of a folder.
 
     Raises:

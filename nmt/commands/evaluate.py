@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nmt import compose, runs
+from nmt import compose
 from nmt.cli import Arguments
 from nmt.commands.files import read_file
 from nmt.data.prepare import prepare
@@ -71,7 +71,7 @@ def _of_run(arguments: Arguments) -> dict[str, Any]:
         report=_say,
     )
     opened = translator.run
-    folders = {key: arguments.own[key] for key in ("data.root", "data.cache") if key in arguments.own}
+    folders = {key: value for key, value in arguments.own.items() if key.startswith("data.")}
     config = compose.with_values(opened.config, folders)
     prepared = prepare(config.data, config.tokenizer, report=lambda text: None)
     if prepared.tokenizers.hash != opened.tokenizers.hash:
@@ -110,9 +110,9 @@ def _of_run(arguments: Arguments) -> dict[str, Any]:
 
 def _keep(run: Path, record: dict[str, Any], hypotheses: Sequence[str]) -> Path:
     """Write the hypotheses beside their scores, under a name that says how they were made."""
-    search = json.dumps(record["search"], sort_keys=True).encode()
-    name = f"{record['data']}.{record['split']}.{record['checkpoint']}.{hashlib.sha256(search).hexdigest()[:8]}.txt"
-    path = run / "translations" / name
+    search = hashlib.sha256(json.dumps(record["search"], sort_keys=True).encode()).hexdigest()
+    made = (record["data"], record["split"], record["checkpoint"], search[:8])
+    path = run / "translations" / f"{'.'.join(made)}.txt"
     try:
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(f"{h}\n" for h in hypotheses), encoding="utf-8", newline="\n")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nmt import compose, runs
+from nmt import runs
 from nmt.cli import Arguments
 from nmt.data.tokenizer import Tokenizers
 from nmt.errors import UserError

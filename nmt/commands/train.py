@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from nmt.config import Config
 from nmt.data.batching import TrainingPairs, subword_sampler
 from nmt.data.prepare import prepare
 from nmt.data.prepared import Prepared
-from nmt.data.tokenizer import BOS, EOS, PAD
+from nmt.data.tokenizer import BOS, EOS, PAD, Tokenizer
 from nmt.errors import UserError
 from nmt.models.build import build_model, check_pair, count_parameters
 from nmt.models.seq2seq import Seq2Seq, Source
@@ -74,10 +75,8 @@ def train_run(config: Config, run: Path, world: World) -> Outcome:
     monitor = Monitor(run if world.first else None)
     if world.first:
         monitor.message(f"run: {run}")
-    # One process prepares, the others find it done.
-    prepared = prepare(config.data, config.tokenizer, report=monitor.message) if world.first else None
-    world.agree(False)
-    prepared = prepared or prepare(config.data, config.tokenizer, report=lambda _: None)
+    # All ranks may ask at once: one prepares, the others wait for its lock and find it done.
+    prepared = prepare(config.data, config.tokenizer, report=monitor.message)
     if world.first:
         write_head(config, run, prepared)
     torch.manual_seed(config.seed)
@@ -143,12 +142,13 @@ def training_pairs(config: Config, prepared: Prepared, model: Seq2Seq) -> Traini
     store, tokenizers = prepared.train, prepared.tokenizers
     sample = None
     if alpha := config.tokenizer.sampling:
+
+        def encoder(tokenizer: Tokenizer) -> Callable[[list[str], int], list[list[int]]]:
+            return lambda texts, seed: tokenizer.sample(texts, alpha=alpha, seed=seed)
+
         sample = subword_sampler(
             (store.source_texts, store.target_texts),
-            [
-                lambda texts, seed, side=side: side.sample(texts, alpha=alpha, seed=seed)
-                for side in (tokenizers.source, tokenizers.target)
-            ],
+            (encoder(tokenizers.source), encoder(tokenizers.target)),
             pairs=len(store),
             seed=config.seed,
         )
@@ -220,7 +220,9 @@ def dry_run(config: Config, run: Path) -> str:
     """Configuration, size, steps and memory of a run that is not started; writes nothing."""
     tokens = config.tokenizer.vocab_size
     with torch.device("meta"):
-        model = build_model(config.model, config.attention, source_vocab=tokens, target_vocab=tokens)
+        model = build_model(
+            config.model, config.attention, source_vocab=tokens, target_vocab=tokens
+        )
     size = count_parameters(model)
     # Weights, gradients and Adam's two moments in fp32; the moving average is one more copy.
     copies = 5 if config.train.ema else 4
@@ -253,7 +255,7 @@ def activation_bytes(config: Config) -> float:
     counted; storage grows with the tokens.
     """
     tokens = config.tokenizer.vocab_size
-    model = build_model(config.model, config.attention, source_vocab=tokens, target_vocab=tokens)
+    model = build_model(config.model, config.attention, tokens, tokens)
     length = 24
     rows = max(1, config.train.batch_tokens // (8 * 2 * length))
     saved: dict[int, int] = {}

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from nmt.config import Config
 from nmt.data.prepared import Prepared
-from nmt.decoding.translate import translate, validation_loss
+from nmt.decoding.align import explain_ids, token_matrix
+from nmt.decoding.translate import Translation, translate, validation_loss
+from nmt.evaluation.plots import as_rgb, heat_map
 from nmt.evaluation.scores import score
 from nmt.models.seq2seq import Seq2Seq
 from nmt.training.monitor import Validation
@@ -63,7 +67,22 @@ class Validator:
         )
         scores |= {name: one.score for name, one in found.items()}
         samples = list(zip(sources, hypotheses, references[0], strict=True))[:SAMPLES]
-        return Validation(scores, samples)
+        return Validation(scores, samples, self._figures(model, translations[:SAMPLES]))
+
+    def _figures(self, model: Seq2Seq, translations: list[Translation]) -> dict[str, np.ndarray]:
+        """Cross-attention of the sample translations as pictures, where the model has any."""
+        explained = explain_ids(
+            model,
+            self.prepared.tokenizers,
+            [t.source_ids for t in translations],
+            [t.ids for t in translations],
+        )
+        figures = {}
+        for number, one in enumerate(explained):
+            if one.cross is not None:
+                figure = heat_map(token_matrix(one, end=True), one.source, one.target)
+                figures[str(number)] = as_rgb(figure)
+        return figures
 
 
 def _silent(text: str) -> None:

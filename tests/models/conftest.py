@@ -77,11 +77,12 @@ def transformer(
     activation: str = "relu",
     width: int = 8,
     heads: int = 2,
+    ffn: int = 12,
 ) -> tuple[ModelConfig, AttentionConfig]:
     model = ModelConfig(
         name="transformer",
         width=width,
-        ffn=12,
+        ffn=ffn,
         heads=heads,
         encoder_layers=depth[0],
         decoder_layers=depth[1],

@@ -47,6 +47,7 @@ def test_log_and_plain_lines(tmp_path: Path) -> None:
     assert records[2]["bleu"] == 31.25
     assert records[2]["best"] is True
     assert records[3]["text"] == "a sentence with \u2028 in it"
+    assert [record["step"] for record in records] == [0, 3, 3, 3]
     assert stream.getvalue().split("\n")[:3] == [
         "before the start",
         "step 3  " + describe(RECORD),
