@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -26,8 +25,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors
 import torch
 from torch import Tensor, nn
 
@@ -36,11 +33,13 @@ from nmt.training.storage import (
     DamagedError,
     clear_errors,
     json_bytes,
+    library_versions,
     parsed,
     parsed_tensors,
     read_file,
     replace_file,
     sealed,
+    set_aside,
     tensor_bytes,
     unsealed,
     write_folder,
@@ -131,9 +130,6 @@ class Saved:
     manifest: dict[str, Any]
 
 
-# --- writing -------------------------------------------------------------------------------------
-
-
 def save_checkpoint(
     folder: Path,
     step: int,
@@ -185,7 +181,7 @@ def average_checkpoints(folder: Path, names: list[str]) -> dict[str, Tensor]:
         DamagedError: one of them cannot be read.
     """
     entries = [entry for entry in read_index(folder).kept if entry.name in names]
-    first, *others = (_weights(folder, entry) for entry in entries)
+    first, *others = (read_checkpoint(folder, e, training=False).weights for e in entries)
     total = {k: t.double() if t.is_floating_point() else t for k, t in first.items()}
     for other in others:
         for name, tensor in other.items():
@@ -263,9 +259,6 @@ def _sweep(folder: Path, index: Index) -> None:
         name = path.name.removeprefix(".").removesuffix(".tmp")
         if NAME.fullmatch(name) and path.name not in stay and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
-
-
-# --- reading -------------------------------------------------------------------------------------
 
 
 def read_index(folder: Path) -> Index:
@@ -397,7 +390,7 @@ def latest(folder: Path, *, metric: str, report: Callable[[str], None]) -> Saved
         try:
             return read_checkpoint(folder, entry)
         except DamagedError as error:
-            aside = _set_aside(folder / entry.name)
+            aside = set_aside(folder / entry.name)
             report(f"{error}; set aside as {aside}, taking the previous checkpoint")
             index = replace(index, kept=index.kept[:-1])
             _write_index(folder, index)
@@ -418,26 +411,11 @@ def _rebuilt(folder: Path, metric: str) -> Index:
                 manifest = read_checkpoint(folder, entry).manifest
                 entries.append(replace(entry, scores=_scores(manifest["scores"])))
             except (DamagedError, KeyError, TypeError, ValueError):
-                _set_aside(path)
-    _set_aside(folder / INDEX)
+                set_aside(path)
+    set_aside(folder / INDEX)
     index = Index(metric, tuple(entries))
     _write_index(folder, index)
     return index
-
-
-def _set_aside(path: Path) -> str:
-    """Rename to the first free ``*.damaged``; the new name."""
-    name, number = f"{path.name}.damaged", 1
-    while os.path.lexists(path.with_name(name)):
-        number += 1
-        name = f"{path.name}.damaged{number}"
-    if os.path.lexists(path):
-        path.rename(path.with_name(name))
-    return name
-
-
-def _weights(folder: Path, entry: Entry) -> dict[str, Tensor]:
-    return read_checkpoint(folder, entry, training=False).weights
 
 
 def _entry(item: Any) -> Entry:
@@ -464,14 +442,4 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
     return {
         name: [str(tensor.dtype).removeprefix("torch."), *tensor.shape]
         for name, tensor in tensors.items()
-    }
-
-
-def library_versions() -> dict[str, str]:
-    """Versions that the numbers of a run depend on."""
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "safetensors": safetensors.__version__,
     }

@@ -182,6 +182,11 @@ def resume(
     Raises:
         UserError: the data or the model is not the checkpoint's; all checkpoints are damaged.
     """
+    if options.accumulate % world.size:
+        monitor.message(
+            f"train.accumulate={options.accumulate} does not divide among {world.size} processes: "
+            f"some wait while others work"
+        )
     folder = run / "checkpoints"
     found = None
     if world.first:

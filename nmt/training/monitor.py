@@ -60,6 +60,7 @@ class Monitor:
         self._bar: Any = None
         self._task: Any = None
         self._early: list[dict[str, Any]] = []
+        self._step = 0
 
     def start(self, step: int, *, total: int | None) -> None:
         """Open the log behind ``step``: records of later steps, from a run that died, go.
@@ -69,11 +70,12 @@ class Monitor:
         """
         if self.run is None:
             return
+        self._step = step
         path = self.run / "log.jsonl"
         cut_back(path, step)
         self._log = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 - see close
         for record in self._early:
-            self._write({"step": step, **record})
+            self._write({**record, "step": step})
         self._early.clear()
         if self._with_tensorboard:
             from torch.utils.tensorboard.writer import SummaryWriter
@@ -84,6 +86,7 @@ class Monitor:
 
     def step(self, record: Mapping[str, float]) -> None:
         """A logged step: ``step`` and numbers; the terminal knows the names in ``describe``."""
+        self._step = int(record["step"])
         self._write({"kind": "train", **record})
         if self._board is not None:
             for name in record.keys() - {"step", "seconds_left"}:
@@ -114,7 +117,7 @@ class Monitor:
 
     def message(self, text: str) -> None:
         """One line for people, also kept in the log."""
-        self._write({"kind": "message", "text": text})
+        self._write({"kind": "message", "step": self._step, "text": text})
         self._print(text)
 
     def close(self) -> None:

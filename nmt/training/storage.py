@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
@@ -12,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from nmt.errors import UserError
@@ -151,3 +154,24 @@ def parsed_tensors(path: Path, data: bytes) -> dict[str, Tensor]:
         return dict(safetensors.torch.load(data))
     except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise DamagedError(f"{path} is damaged: {error}") from error
+
+
+def set_aside(path: Path) -> str:
+    """Rename to the first free ``*.damaged``; the new name."""
+    name, number = f"{path.name}.damaged", 1
+    while os.path.lexists(path.with_name(name)):
+        number += 1
+        name = f"{path.name}.damaged{number}"
+    if os.path.lexists(path):
+        path.rename(path.with_name(name))
+    return name
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that the numbers of a run depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "safetensors": safetensors.__version__,
+    }
