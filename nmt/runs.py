@@ -13,14 +13,13 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nmt import compose
 from nmt.config import Config
@@ -28,7 +27,7 @@ from nmt.data.tokenizer import Tokenizers
 from nmt.errors import UserError
 from nmt.models.build import build_model
 from nmt.models.seq2seq import Seq2Seq
-from nmt.training.checkpoint import load_weights
+from nmt.training.checkpoint import load_weights, put_weights
 from nmt.training.distributed import pick_device
 from nmt.training.learner import resolve_precision
 
@@ -181,7 +180,7 @@ def open_run(run: Path, *, checkpoint: str = "best", words: Sequence[str] = ()) 
     tokenizers = Tokenizers.load(run / "tokenizer")
     weights = load_weights(run / "checkpoints", checkpoint, tokenizer_hash=tokenizers.hash)
     model = empty_model(config, tokenizers)
-    load_into(model, weights.tensors, where=f"{run}, checkpoint {weights.name}")
+    put_weights(model, weights.tensors, origin=f"{run}, checkpoint {weights.name}")
     model.to(device).eval()
     return Run(
         path=run,
@@ -213,19 +212,6 @@ def empty_model(config: Config, tokenizers: Tokenizers) -> Seq2Seq:
         source_vocab=tokenizers.source.size,
         target_vocab=tokenizers.target.size,
     )
-
-
-def load_into(model: Seq2Seq, weights: Mapping[str, Tensor], *, where: str) -> None:
-    """Copy weights into a model of the same configuration.
-
-    Raises:
-        UserError: names or shapes differ; ``where`` says whose weights they are.
-    """
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())
-        raise UserError(f"{where}: the weights do not fit config.yaml: {detail}") from error
 
 
 def read_json(path: Path, default: Any) -> Any:
