@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from nmt.models.attention import Attention
+from nmt.models.cells import FedStack, FreeStack, StackSize, State
 from nmt.models.seq2seq import (
     Attentions,
     Cache,
@@ -26,29 +27,7 @@ from nmt.models.seq2seq import (
     take_rows,
 )
 
-LayerState = tuple[Tensor, Tensor | None]  # hidden state and, of an LSTM, cell: [N, D] each
 Trace = list[Tensor] | None  # where attention weights are collected, when someone asks
-
-
-@dataclass
-class State:
-    """Hidden states [N, L, D] of a stack; LSTM cells too, GRUs have none."""
-
-    hidden: Tensor
-    cell: Tensor | None
-
-    def split(self) -> list[LayerState]:
-        """Hidden state and cell of each layer, bottom first."""
-        hiddens = self.hidden.unbind(1)
-        cells = [None] * len(hiddens) if self.cell is None else self.cell.unbind(1)
-        return list(zip(hiddens, cells, strict=True))
-
-    @classmethod
-    def join(cls, layers: list[LayerState]) -> State:
-        """The inverse of `split`."""
-        cells = [cell for _, cell in layers if cell is not None]
-        hidden = torch.stack([hidden for hidden, _ in layers], 1)
-        return cls(hidden, torch.stack(cells, 1) if cells else None)
 
 
 @dataclass(kw_only=True)
@@ -72,29 +51,6 @@ class RecurrentCache(Cache):
     def select(self, rows: Tensor, reads: Tensor | None = None) -> RecurrentCache:
         state, fed_ND = take_rows(self.state, rows), take_rows(self.fed_ND, rows)
         return RecurrentCache(state, fed_ND, self.reads.select(rows, reads))
-
-
-@dataclass(frozen=True, kw_only=True)
-class StackSize:
-    """The numbers of a stack of recurrent layers."""
-
-    cell: str  # lstm | gru
-    embedding: int
-    width: int
-    layers: int
-    dropout: float
-
-    def rnn(self, inputs: int, *, bidirectional: bool = False) -> nn.LSTM | nn.GRU:
-        """PyTorch's layers, batch first, dropout between them; directions share the width."""
-        kind: type[nn.LSTM | nn.GRU] = {"lstm": nn.LSTM, "gru": nn.GRU}[self.cell]
-        return kind(
-            inputs,
-            self.width // 2 if bidirectional else self.width,
-            self.layers,
-            batch_first=True,
-            dropout=self.dropout if self.layers > 1 else 0.0,
-            bidirectional=bidirectional,
-        )
 
 
 class Encoder(nn.Module):
@@ -167,81 +123,6 @@ class Bridge(nn.Module):
             rows, _, width = last.hidden.shape
             start = last.hidden.new_zeros(rows, self.parts, self.layers, width)
         return State(start[:, 0], start[:, 1] if self.parts == 2 else None)
-
-
-class FreeStack(nn.Module):
-    """Layers that run over all positions at once, because nothing is fed back into them."""
-
-    def __init__(self, size: StackSize, *, inputs: int) -> None:
-        super().__init__()
-        self.rnn = size.rnn(inputs)
-
-    def forward(self, x_NTI: Tensor, state: State) -> tuple[Tensor, State]:
-        """Top states [N, T, D] and the state after them."""
-        hidden = state.hidden.transpose(0, 1).contiguous()
-        if state.cell is None:
-            top_NTD, hidden = self.rnn(x_NTI, hidden)
-            return top_NTD, State(hidden.transpose(0, 1), None)
-        cell = state.cell.transpose(0, 1).contiguous()
-        top_NTD, (hidden, cell) = self.rnn(x_NTI, (hidden, cell))
-        return top_NTD, State(hidden.transpose(0, 1), cell.transpose(0, 1))
-
-
-class Gates(nn.Module):
-    """One recurrent layer, its projections apart, so that those of the inputs can be hoisted."""
-
-    def __init__(self, *, cell: str, inputs: int, width: int) -> None:
-        super().__init__()
-        self.lstm = cell == "lstm"
-        gates = (4 if self.lstm else 3) * width
-        self.inputs = nn.Linear(inputs, gates)
-        self.hidden = nn.Linear(width, gates)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -(width**-0.5), width**-0.5)
-
-    def forward(self, inputs_NG: Tensor, hidden_ND: Tensor, cell_ND: Tensor | None) -> LayerState:
-        """One step from projected inputs, in the state's precision; gates in PyTorch's order."""
-        inputs_NG = inputs_NG.to(hidden_ND.dtype)
-        gates_NG = self.hidden(hidden_ND).to(hidden_ND.dtype)
-        if cell_ND is not None:
-            gate_in, forget, new, gate_out = (inputs_NG + gates_NG).chunk(4, 1)
-            cell_ND = forget.sigmoid() * cell_ND + gate_in.sigmoid() * new.tanh()
-            return gate_out.sigmoid() * cell_ND.tanh(), cell_ND
-        reset_x, update_x, new_x = inputs_NG.chunk(3, 1)
-        reset_h, update_h, new_h = gates_NG.chunk(3, 1)
-        new = (new_x + (reset_x + reset_h).sigmoid() * new_h).tanh()
-        return torch.lerp(new, hidden_ND, (update_x + update_h).sigmoid()), None
-
-
-class FedStack(nn.Module):
-    """Layers that go step by step, because a vector of the step before enters the bottom one."""
-
-    def __init__(self, size: StackSize) -> None:
-        super().__init__()
-        cell, width = size.cell, size.width
-        self.bottom = Gates(cell=cell, inputs=size.embedding, width=width)
-        self.fed = nn.Linear(width, self.bottom.hidden.out_features, bias=False)
-        nn.init.uniform_(self.fed.weight, -(width**-0.5), width**-0.5)
-        self.upper = nn.ModuleList(
-            Gates(cell=cell, inputs=width, width=width) for _ in range(size.layers - 1)
-        )
-        self.dropout = nn.Dropout(size.dropout)
-
-    def hoist(self, x_NTE: Tensor) -> tuple[Tensor, ...]:
-        """The embeddings' share of the bottom gates, for all T positions at once: T x [N, G]."""
-        inputs_NTG: Tensor = self.bottom.inputs(x_NTE)
-        return inputs_NTG.unbind(1)
-
-    def forward(
-        self, inputs_NG: Tensor, fed_ND: Tensor, state: list[LayerState]
-    ) -> list[LayerState]:
-        """One step of all layers, from a position's hoisted inputs and the vector fed to it."""
-        inputs_NG = inputs_NG + self.fed(fed_ND)
-        after = [self.bottom(inputs_NG, *state[0])]
-        for layer, before in zip(self.upper, state[1:], strict=True):
-            assert isinstance(layer, Gates)
-            after.append(layer(layer.inputs(self.dropout(after[-1][0])), *before))
-        return after
 
 
 class Readout(nn.Module):
@@ -348,9 +229,9 @@ class PreviousDecoder(AttentiveDecoder):
     ) -> tuple[Tensor, RecurrentCache]:
         state = cache.state.split()
         tops, contexts, weights = [], [], []
-        for inputs_NG in self.stack.hoist(x_NTE):
+        for step in self.stack.steps(x_NTE):
             context_N1D, weights_N1M = self.attend(state[-1][0].unsqueeze(1), memory)
-            state = self.stack(inputs_NG, context_N1D.squeeze(1), state)
+            state = step(context_N1D.squeeze(1), state)
             tops.append(state[-1][0])
             contexts.append(context_N1D)
             weights.append(weights_N1M)
@@ -389,8 +270,8 @@ class CurrentDecoder(AttentiveDecoder):
         assert fed_ND is not None
         layers = cache.state.split()
         hiddens, weights = [], []
-        for inputs_NG in self.stack.hoist(x_NTE):
-            layers = self.stack(inputs_NG, fed_ND, layers)
+        for step in self.stack.steps(x_NTE):
+            layers = step(fed_ND, layers)
             hidden_N1D, weights_N1M = self.combine(layers[-1][0].unsqueeze(1), memory)
             fed_ND = hidden_N1D.squeeze(1)
             hiddens.append(hidden_N1D)
