@@ -192,7 +192,9 @@ class French:
                 order, form = 2, "leur" if plural else "lui"
             elif form is None:
                 order, form = 1, "les" if plural else "la" if np.gender == "f" else "le"
-            found.append((order, _function(form, (np, "head"))))
+            governed = np is c.object and c.verb.english_tail and c.verb.french_preposition
+            keys: tuple[Key, ...] = ((np, "head"), (c, "tail")) if governed else ((np, "head"),)
+            found.append((order, _function(form, *keys)))
         if c.verb.there:
             found.append((3, Token("y", ((c, "subject"),))))
         return [token for _, token in sorted(found, key=lambda pair: pair[0])]

@@ -10,6 +10,7 @@ from zlib import crc32
 
 from nmt.data.lexicon import Lexicon, rank_weight
 from nmt.data.meaning import Adjective, Noun, Verb
+from nmt.data.rules import COMMON
 
 T = TypeVar("T")
 Slot = frozenset[str]
@@ -127,7 +128,7 @@ class Tables:
 
 
 def _frequent(noun: Noun) -> bool:
-    return noun.weight >= rank_weight(9)
+    return noun.weight >= rank_weight(9) and noun.leaf in COMMON
 
 
 def admits(slot: Slot, noun: Noun) -> bool:
