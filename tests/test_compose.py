@@ -189,3 +189,15 @@ def test_every_key_is_reachable_by_its_dotted_name() -> None:
     flat = compose.flat(Config())
     assert set(flat) == set(compose.keys())
     assert flat["model.width"] == 128
+
+
+def test_the_two_homes_of_search_settings_agree() -> None:
+    """Configuration and search do not know each other; only this test does."""
+    from nmt.config import SearchConfig
+    from nmt.decoding.search import SearchOptions
+
+    said = dataclasses.asdict(SearchConfig())
+    used = dataclasses.asdict(SearchOptions())
+    del said["batch_tokens"], used["seed"]
+    assert said.keys() == used.keys()
+    assert {k for k in said if said[k] != used[k]} == {"forbid_unk"}
