@@ -20,8 +20,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PRELUDE = f"""
 set -euo pipefail
 nmt() {{
-    case $1 in
-        train|prepare) {shlex.quote(sys.executable)} -m nmt "$@" debug=tiny ;;
+    case "$*" in
+        "train run="*) {shlex.quote(sys.executable)} -m nmt "$@" ;;  # goes on with what is stored
+        train*|prepare*) {shlex.quote(sys.executable)} -m nmt "$@" debug=tiny ;;
         *) {shlex.quote(sys.executable)} -m nmt "$@" ;;
     esac
 }}
