@@ -150,7 +150,7 @@ class English:
         """Everything after the verb, in English order."""
         out: list[Token] = []
         obj = c.object if c.gap != "object" else None
-        if c.dative is not None and c.dative.pronoun and obj is not None and not obj.pronoun:
+        if c.dative is not None and obj is not None and self.shifts(c, obj):
             out += self.np(c.dative, "object") + self.np(obj, "object", negated)
         else:
             if obj is not None:
@@ -187,6 +187,12 @@ class English:
             link, inner = c.purpose
             out += phrase_tokens(link, inner, 0) + self.infinitive(inner, link.id == "without")
         return out
+
+    def shifts(self, c: Clause, obj: NP) -> bool:
+        """Whether the receiver comes first: gave her the book, but gave it to her."""
+        if c.verb.shift == "never" or obj.pronoun or c.dative is None:
+            return False
+        return bool(c.dative.pronoun) or c.verb.shift == "always"
 
     def infinitive(self, c: Clause, negated: bool) -> list[Token]:
         first, rest = self.verb_group(c)

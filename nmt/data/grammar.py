@@ -23,6 +23,7 @@ from nmt.data.meaning import NP, Adjective, Clause, Key, Linked, Noun, Sentence,
 from nmt.data.phrases import Unsuitable
 from nmt.data.sampler import Sampler
 from nmt.data.tables import Choice, Tables, admits
+from nmt.errors import UserError
 
 __all__ = [
     "Example", "build_example", "generate", "join", "load_lexicon", "minimal_pairs", "words",
@@ -45,8 +46,15 @@ WORD = re.compile(
 #: Tenses in which *not* is one added word; present and past only of *be*.
 AUXILIARY_TENSES = {"present": 3, "past": 4, "progressive": 2, "future": 2, "going_to": 1,
                     "perfect": 2, "past_progressive": 2}  # fmt: skip
-ATTACHED = frozenset([".", ",", "n't", "'s", "'m", "'re", "'ll"])
-ATTACHED_EN = ATTACHED | {"?", "!", ";", ":"}
+#: Where joined words have no space between them.
+SPACE_BEFORE = {
+    "en": re.compile(r" (?=[.,?!;:]|n't\b|'(?:s|m|re|ll)\b)"),
+    "fr": re.compile(r" (?=[.,])"),
+}
+SPACE_AFTER = re.compile(r"' ")
+
+#: Draws in a row without a new sentence before :func:`generate` gives up.
+PATIENCE = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,26 +88,26 @@ def words(text: str) -> list[str]:
 
 def join(tokens: Iterable[str], language: str) -> str:
     """Text from words; French has a plain space before ? ! ; and :, and plain apostrophes."""
-    attached = ATTACHED_EN if language == "en" else ATTACHED
-    out: list[str] = []
-    glued = True
-    for token in tokens:
-        if not glued and token not in attached:
-            out.append(" ")
-        out.append(token)
-        glued = token.endswith("'")
-    return "".join(out)
+    text = SPACE_BEFORE[language].sub("", " ".join(tokens))
+    return SPACE_AFTER.sub("'", text)
 
 
 def build_example(lexicon: Lexicon, sentence: Sentence) -> Example:
     """Read a tree as English and French, and align what expresses the same part of it."""
     tags: set[str] = set()
-    source = English(lexicon, tags).sentence(sentence)
-    target = French(lexicon, tags).sentence(sentence)
+    return _example(
+        English(lexicon, tags).sentence(sentence), French(lexicon, tags).sentence(sentence), tags
+    )
+
+
+def _example(source: list[Token], target: list[Token], tags: set[str]) -> Example:
     places: dict[Key, list[int]] = {}
     for j, token in enumerate(target):
         for key in token.keys:
-            places.setdefault(key, []).append(j)
+            if key in places:
+                places[key].append(j)
+            else:
+                places[key] = [j]
     alignment: list[tuple[int, int]] = []
     heads: dict[object, int] = {}
     pronouns: list[tuple[int, NP]] = []
@@ -110,30 +118,28 @@ def build_example(lexicon: Lexicon, sentence: Sentence) -> Example:
             node, role = key
             if role == "head":
                 heads[node] = i
-            if not isinstance(node, NP) or node.antecedent is None:
-                continue
-            if role == ("head" if node.pronoun else "determiner"):
-                pronouns.append((i, node.antecedent))
+            if isinstance(node, NP) and role == ("head" if node.pronoun else "determiner"):
+                pronouns += [(i, np) for np in _named(node.antecedent)]
         alignment += [(i, j) for j in sorted(found)]
-    antecedents = tuple(
-        (i, heads[np])
-        for i, antecedent in pronouns
-        for np in antecedent.conjuncts or (antecedent,)
-        if np.noun is not None
-    )
     return Example(
-        source=join(_capital(source), "en"),
-        target=join(_capital(target), "fr"),
+        source=_text(source, "en"),
+        target=_text(target, "fr"),
         alignment=tuple(alignment),
         tags=tuple(sorted(tags)),
-        antecedents=antecedents,
+        antecedents=tuple((i, heads[np]) for i, np in pronouns),
     )
 
 
-def _capital(tokens: list[Token]) -> list[str]:
-    forms = [token.form for token in tokens]
-    forms[0] = forms[0][0].upper() + forms[0][1:]
-    return forms
+def _named(antecedent: NP | None) -> Iterable[NP]:
+    """The nouns of an antecedent; a pronoun of whom nothing else is said has none."""
+    if antecedent is None:
+        return ()
+    return [np for np in antecedent.conjuncts or (antecedent,) if np.noun is not None]
+
+
+def _text(tokens: list[Token], language: str) -> str:
+    text = join((token.form for token in tokens), language)
+    return text[0].upper() + text[1:]
 
 
 def generate(
@@ -149,6 +155,9 @@ def generate(
 
     Returns:
         lists under ``train valid test test_long test_unseen``.
+
+    Raises:
+        UserError: the lexicon has not that many sentences in it.
     """
     tables = Tables(lexicon)
     taken: set[str] = set()
@@ -160,25 +169,33 @@ def generate(
         clauses = Choice((CLAUSES_LONG if long else CLAUSES).items())
         shortest, longest = (LONGEST_TRAINED + 1, LONGEST) if long else (3, LONGEST_TRAINED)
         examples = splits.setdefault(split, [])
+        misses = 0
         while len(examples) < size:
-            example = _draw(lexicon, sampler, clauses)
-            if example is None or example.source in taken:
+            misses += 1
+            if misses > PATIENCE:
+                raise UserError(
+                    f"the lexicon gives no more than {len(examples)} sentences for {split!r} of "
+                    f"{size}: ask for fewer with data.grammar, or add words"
+                )
+            sentence = _draw(sampler, clauses)
+            if sentence is None or (split == "test_unseen" and not sampler.novel):
                 continue
-            length = len(words(example.source))
-            if split == "test_unseen" and not sampler.novel:
+            tags: set[str] = set()
+            source = English(lexicon, tags).sentence(sentence)
+            if not shortest <= len(source) <= longest or _text(source, "en") in taken:
                 continue
-            if shortest <= length <= longest:
-                taken.add(example.source)
-                examples.append(example)
+            example = _example(source, French(lexicon, tags).sentence(sentence), tags)
+            taken.add(example.source)
+            examples.append(example)
+            misses = 0
     return {name: splits[name] for name in ("train", "valid", "test", "test_long", "test_unseen")}
 
 
-def _draw(lexicon: Lexicon, sampler: Sampler, clauses: Choice[int]) -> Example | None:
+def _draw(sampler: Sampler, clauses: Choice[int]) -> Sentence | None:
     try:
-        sentence = sampler.sentence(clauses.pick(sampler.rng))
+        return sampler.sentence(clauses.pick(sampler.rng))
     except Unsuitable:
         return None
-    return build_example(lexicon, sentence)
 
 
 def minimal_pairs(

@@ -36,10 +36,10 @@ FIELDS = {
     "attributive absolute maybe",
     "verbs": "en fr subject object to where place adverbs that whether infinitive adjective "
     "profession state generic past pp ing impersonal modal particle clitic tenses weight "
-    "there aspirated definite bare progressive places",
+    "there aspirated definite bare progressive places shift",
     "adverbs": "en fr kind an",
     "prepositions": "en fr of article adjunct",
-    "times": "en fr tenses links habitual negatable front",
+    "times": "en fr tenses links habitual negatable lasting front",
     "links": "en fr kind mood comma links form",
     "determiners": "en fr aspirated",
     "questions": "en fr",
@@ -267,6 +267,7 @@ class _Reader:
             state=bool(entry.get("state")), generic=bool(entry.get("generic")),
             impersonal=bool(entry.get("impersonal")), there=bool(entry.get("there")),
             modal=bool(entry.get("modal")), particle=bool(entry.get("particle")), clitic=clitic,
+            shift=entry.get("shift", "pronoun"),
             tenses=frozenset(entry.get("tenses", "").split()),
             aspirated=bool(entry.get("aspirated")),
         )  # fmt: skip
@@ -303,6 +304,7 @@ class _Reader:
             tenses=frozenset(entry.get("tenses", "").split()),
             habitual=bool(entry.get("habitual")),
             negatable=entry.get("negatable", True),
+            lasting=bool(entry.get("lasting")),
             front=entry.get("front", True),
         )  # fmt: skip
 

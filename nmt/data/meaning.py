@@ -103,6 +103,7 @@ class Verb:
     there: bool = False  # there is
     modal: bool = False
     particle: bool = False  # turn it off
+    shift: str = "pronoun"  # gave her the book; never: explained it to her; always
     clitic: str = "object"  # what an object pronoun becomes: object, dative, or "" (never)
     tenses: frozenset[str] = frozenset()
     aspirated: bool = False
@@ -145,6 +146,7 @@ class Phrase:
     tenses: frozenset[str] = frozenset()
     habitual: bool = False
     negatable: bool = True
+    lasting: bool = False  # only of what takes time
     front: bool = True
 
 

@@ -37,7 +37,6 @@ class Phrases(ABC):
         self.said: list[NP] = []  # what pronouns may stand for
         self.used: set[str] = set()
         self.flat = False  # no relative clauses for now
-        self.chosen: dict[str, Choice[Noun]] = {}
         self.determiners = {name: Choice(d.items()) for name, d in DETERMINERS.items()}
         self.people = Choice(
             (n, n.weight) for n in lexicon.nouns.values() if n.pronoun in ("he", "she")
@@ -66,9 +65,9 @@ class Phrases(ABC):
         return item
 
     def draw(self, name: str, nouns: Sequence[Noun]) -> Choice[Noun]:
-        choice = self.chosen.get(name)
+        choice = self.tables.drawn.get(name)
         if choice is None:
-            choice = self.chosen[name] = Choice((noun, noun.weight) for noun in nouns)
+            choice = self.tables.drawn[name] = Choice((noun, noun.weight) for noun in nouns)
         return choice
 
     def subject(self, verb: Verb, adjective: Adjective | None) -> NP:

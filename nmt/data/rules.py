@@ -96,7 +96,7 @@ GOVERNED_BY = {
     "then": {"past", "future", "going_to"},
 }
 REPORTED = {
-    "past": {"past": 5, "past_progressive": 2, "pluperfect": 3, "would": 3},
+    "past": {"past_state": 4, "past_progressive": 2, "pluperfect": 5, "would": 3},
     "present": {"present": 5, "progressive": 2, "past": 2, "perfect": 2, "future": 3,
                 "going_to": 1},
 }  # fmt: skip

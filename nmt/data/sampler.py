@@ -65,7 +65,6 @@ class Sampler(Phrases):
     def __init__(self, tables: Tables, rng: Random, unseen: bool = False) -> None:
         super().__init__(tables, rng, unseen)
         lexicon = tables.lexicon
-        self.on: dict[str, Choice[Verb]] = {}
         self.shapes = Choice(SHAPES.items())
         special = ("be", "there be", "be/profession", "become/profession")
         self.verbs = Choice(
@@ -186,7 +185,7 @@ class Sampler(Phrases):
         c.contracted = self.chance("contracted")
         self.predicate(c, embedded)
         if not plain:
-            self.adverb(c)
+            self.adverb(c, embedded)
         if not embedded and not question and tense in ("past", "present", "future") and not plain:
             self.also(c)
         if not embedded and c.also is None:
@@ -230,10 +229,11 @@ class Sampler(Phrases):
             if (not verb.tenses or tense in verb.tenses)
             and not (verb.state and tense in DYNAMIC_ONLY)
             and (verb.progressive or "progressive" not in tense)
+            and (verb.state or tense != "past_state")
         }
         if not suited:
             raise Unsuitable
-        return self.weighted(suited)
+        return self.weighted(suited).removesuffix("_state")
 
     def negate(self, c: Clause) -> None:
         draw = self.rng.random()
@@ -262,10 +262,12 @@ class Sampler(Phrases):
             past = c.tense in PAST_FRAME
             inner = self.clause(REPORTED["past" if past else "present"], embedded=True)
             c.complement = (self.lexicon.links[verb.that], inner)
-        elif embedded or verb.state or has_relative(c) or not verb.subject <= HUMAN:
+        elif embedded or verb.state or verb.impersonal or has_relative(c):
             return
-        elif self.chance("purpose"):
+        elif verb.subject <= HUMAN and self.chance("purpose"):
             link = self.purposes.pick(self.rng)
+            if link.id == "to" and c.object is not None:
+                link = self.lexicon.links["in order to"]  # not: helps Paul to cross
             c.purpose = (link, self.infinitive(c, link.form))
 
     def infinitive(self, c: Clause, form: str = "infinitive") -> Clause:
@@ -294,9 +296,9 @@ class Sampler(Phrases):
             self.flat = False
             return
 
-    def adverb(self, c: Clause) -> None:
+    def adverb(self, c: Clause, embedded: bool) -> None:
         verb = c.verb
-        heavy = has_relative(c) or c.infinitive is not None or c.purpose is not None
+        heavy = embedded or has_relative(c) or c.infinitive is not None or c.purpose is not None
         if verb.adverbs and not heavy and c.subject.pronoun != "it" and self.chance("manner"):
             c.adverb = self.adverbs["manner"].pick(self.rng)
             return
@@ -319,7 +321,7 @@ class Sampler(Phrases):
         if not choice or (c.adverb is not None and c.adverb.kind != "manner"):
             return
         phrase = choice.pick(self.rng)
-        if c.negation and not phrase.negatable:
+        if (c.negation and not phrase.negatable) or (phrase.lasting and not c.verb.adverbs):
             return
         verb = c.verb
         if verb.state and (
@@ -344,8 +346,9 @@ class Sampler(Phrases):
             nouns = [noun for noun in nouns if noun.leaf != "container"]
         if not nouns:
             raise Unsuitable
+        role = "definite" if preposition.french == ("à",) else "place"  # not: à une gare
         key = f"{preposition.id} {c.verb.id if c.verb.where else ''}"
-        return PP(preposition, self.noun_phrase(self.draw(key, nouns), "place", c))
+        return PP(preposition, self.noun_phrase(self.draw(key, nouns), role, c))
 
     def relative(self, np: NP, noun: Noun) -> Clause:
         """A clause about the noun: who sleeps, that she bought, where he lives."""
@@ -367,10 +370,9 @@ class Sampler(Phrases):
 
     def verbs_on(self, noun: Noun) -> Choice[Verb]:
         """Verbs of which the noun may be the direct object, held-out pairs apart."""
-        key = f"on {noun.id}"
-        choice = self.on.get(key)
+        choice = self.tables.verbs_on.get(noun.id)
         if choice is None:
-            choice = self.on[key] = Choice(
+            choice = self.tables.verbs_on[noun.id] = Choice(
                 (v, v.weight)
                 for v in self.verbs.items
                 if v.clitic == "object" and not v.where and not v.definite

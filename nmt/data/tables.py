@@ -90,6 +90,8 @@ class Tables:
             p.id: self.fillers(p.of, self.wide[" ".join(p.english), "place"])
             for p in lexicon.prepositions.values()
         }
+        self.drawn: dict[str, Choice[Noun]] = {}  # filled by the sampler as it goes
+        self.verbs_on: dict[str, Choice[Verb]] = {}
         self.adjectives = {noun.id: self._adjectives(noun) for noun in lexicon.nouns.values()}
 
     def _widen(self, name: str, role: str, slot: Slot) -> None:

@@ -10,6 +10,7 @@ import sys
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 
 import pytest
 import yaml
@@ -26,6 +27,8 @@ from nmt.data.grammar import (
     words,
 )
 from nmt.data.lexicon import Lexicon, load_lexicon
+from nmt.data.meaning import NP
+from nmt.data.sampler import Sampler
 from nmt.data.tables import Tables
 from nmt.errors import UserError
 
@@ -75,8 +78,14 @@ def examples(corpus: dict[str, list[Example]]) -> list[Example]:
 
 
 @pytest.fixture(scope="session")
-def french_words(examples: list[Example]) -> list[list[str]]:
-    return [words(example.target.lower()) for example in examples]
+def split_up(examples: list[Example]) -> list[tuple[list[str], list[str]]]:
+    """Both sides in words, lower-cased."""
+    return [(words(e.source.lower()), words(e.target.lower())) for e in examples]
+
+
+@pytest.fixture(scope="session")
+def french_words(split_up: list[tuple[list[str], list[str]]]) -> list[list[str]]:
+    return [target for _, target in split_up]
 
 
 # By hand
@@ -276,24 +285,25 @@ def test_verbs_agree_with_pronouns(lexicon: Lexicon, french_words: list[list[str
 
 
 @pytest.mark.slow
-def test_every_word_is_aligned_or_a_function_word(examples: list[Example]) -> None:
-    for example in examples:
-        source, target = words(example.source), words(example.target)
+def test_every_word_is_aligned_or_a_function_word(
+    examples: list[Example], split_up: list[tuple[list[str], list[str]]]
+) -> None:
+    for example, (source, target) in zip(examples, split_up, strict=True):
         left = {i for i, _ in example.alignment}
         right = {j for _, j in example.alignment}
         assert left <= set(range(len(source)))
         assert right <= set(range(len(target)))
-        lost = {w.lower() for i, w in enumerate(source) if i not in left}
+        lost = {w for i, w in enumerate(source) if i not in left}
         lost -= set(UNALIGNED_EN.split())
         assert not lost, (lost, example)
-        lost = {w.lower() for j, w in enumerate(target) if j not in right}
+        lost = {w for j, w in enumerate(target) if j not in right}
         lost -= set(UNALIGNED_FR.split())
         assert not lost, (lost, example)
 
 
 @pytest.mark.slow
 def test_pronouns_have_the_gender_of_their_antecedent(
-    lexicon: Lexicon, examples: list[Example]
+    lexicon: Lexicon, examples: list[Example], split_up: list[tuple[list[str], list[str]]]
 ) -> None:
     """Every *it* as a subject is il or elle as the French noun at its antecedent wants it."""
     genders: dict[str, set[str]] = defaultdict(set)
@@ -301,15 +311,16 @@ def test_pronouns_have_the_gender_of_their_antecedent(
         for form in noun.french:
             genders[form].add(noun.gender)
     counts = {"il": 0, "elle": 0}
-    for example in examples:
-        source, target = words(example.source), words(example.target)
+    for example, (source, target) in zip(examples, split_up, strict=True):
+        if not example.antecedents:
+            continue
         to_target = defaultdict(list)
         for i, j in example.alignment:
             to_target[i].append(target[j])
         for pronoun, antecedent in example.antecedents:
-            if source[pronoun].lower() != "it" or len(to_target[antecedent]) != 1:
+            if source[pronoun] != "it" or len(to_target[antecedent]) != 1:
                 continue
-            french = to_target[pronoun][0].lower()
+            french = to_target[pronoun][0]
             if french in counts:
                 counts[french] += 1
                 assert ("f" if french == "elle" else "m") in genders[to_target[antecedent][0]]
@@ -317,12 +328,13 @@ def test_pronouns_have_the_gender_of_their_antecedent(
 
 
 @pytest.mark.slow
-def test_ambiguous_words_have_both_translations(examples: list[Example]) -> None:
+def test_ambiguous_words_have_both_translations(
+    examples: list[Example], split_up: list[tuple[list[str], list[str]]]
+) -> None:
     seen: dict[str, set[str]] = defaultdict(set)
-    for example in examples:
+    for example, (source, target) in zip(examples, split_up, strict=True):
         if not any(tag.startswith("ambiguous") for tag in example.tags):
             continue
-        source, target = words(example.source.lower()), words(example.target.lower())
         for i, j in example.alignment:
             if source[i] in TWO_SENSES:
                 seen[source[i]].add(target[j])
@@ -339,6 +351,75 @@ def _all_forms(conjugation: object) -> set[str]:
     for name in ("present", "imperfect", "future", "conditional", "subjunctive"):
         forms |= set(getattr(conjugation, name))
     return forms
+
+
+# What keeps French a function of English
+
+
+def test_no_slot_takes_two_nouns_of_one_english_form(lexicon: Lexicon) -> None:
+    """Whatever the sense of the verb, adjective or preposition, the noun has one sense there."""
+    tables = Tables(lexicon)
+    slots: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for verb in lexicon.verbs.values():
+        slots[verb.name, "subject"] |= {noun.id for noun in tables.subjects[verb.id]}
+        for choice in tables.objects[verb.id]:
+            slots[verb.name, "object"] |= {noun.id for noun in choice.items}
+    for adjective in lexicon.adjectives.values():
+        nouns = tables.described[adjective.id]
+        slots[f"be {adjective.english}", "subject"] |= {noun.id for noun in nouns}
+    for preposition in lexicon.prepositions.values():
+        nouns = tables.places[preposition.id]
+        slots[" ".join(preposition.english), "place"] |= {noun.id for noun in nouns}
+    ambiguous = 0
+    for slot, ids in slots.items():
+        if slot == ("be", "subject"):
+            continue  # decided by the adjective
+        forms: dict[str, set[str]] = defaultdict(set)
+        for name in ids:
+            for form in set(lexicon.nouns[name].english):
+                forms[form].add(name)
+                ambiguous += "/" in name
+        assert all(len(names) == 1 for names in forms.values()), slot
+    assert ambiguous > 100
+
+
+def test_pronouns_stand_only_for_what_is_clear(lexicon: Lexicon) -> None:
+    sampler = Sampler(Tables(lexicon), Random(1))
+    animate = lexicon.verbs["sleep"].subject
+    dog, cat, house = (NP(lexicon.nouns[name]) for name in ("dog", "cat", "house"))
+    sampler.said = [dog, house]
+    pronoun = sampler.anaphor(animate, animate, ())
+    assert pronoun is not None
+    assert (pronoun.pronoun, pronoun.antecedent) == ("it", dog)
+    assert sampler.anaphor(animate, animate, (dog,)) is None
+    sampler.said = [dog, house, cat]
+    assert sampler.anaphor(animate, animate, ()) is None
+    # The predicate takes only the dog, but in another sense it would take the house as well.
+    sampler.said = [dog, house]
+    assert sampler.anaphor(animate, animate | {"building"}, ()) is None
+
+
+@pytest.mark.slow
+def test_verbs_whose_past_is_their_present(examples: list[Example]) -> None:
+    """*They read* is always past; a present would be the same English with other French."""
+    pattern = re.compile(r"(?:^|\b(?:because|but|and|when) )(i|we|they|you) (put|read|cut|hurt)\b")
+    checked = 0
+    for example in examples:
+        if not pattern.search(example.source.lower()):
+            continue
+        source, target = words(example.source.lower()), words(example.target.lower())
+        for at in range(1, len(source)):
+            before = source[at - 2] if at > 1 else "and"
+            if source[at] not in ("put", "read", "cut", "hurt"):
+                continue
+            if source[at - 1] not in ("i", "we", "they", "you"):
+                continue
+            if before in ("because", "but", "and", "when"):
+                french = [target[j] for i, j in example.alignment if i == at]
+                past = len(french) > 1 or french[0].endswith(("ais", "ions", "iez", "aient"))
+                assert past, example
+                checked += 1
+    assert checked > 50
 
 
 # Splits
@@ -378,6 +459,34 @@ def test_unseen_combinations_of_seen_words(
     assert rarest >= 50
 
 
+def test_unseen_objects_of_seen_verbs(lexicon: Lexicon, corpus: dict[str, list[Example]]) -> None:
+    tables = Tables(lexicon)
+    pairs: tuple[set[tuple[str, str]], ...] = (set(), set())
+    for verb in lexicon.verbs.values():
+        for kind, choice in enumerate(tables.objects[verb.id]):
+            if verb.english_tail:
+                continue
+            for noun in choice.items:
+                for form in (verb.english.third, verb.english.past, verb.english.gerund):
+                    pairs[kind].add((form, noun.english[0]))
+    kept = pairs[1] - pairs[0]
+    assert len(kept) > 200
+    articles = {"the", "a", "an", "this", "that", "my", "his", "her", "our", "your", "their"}
+
+    def used(split: str) -> set[tuple[str, str]]:
+        found = set()
+        for example in corpus[split]:
+            text = words(example.source.lower())
+            for at, (verb, article, noun) in enumerate(zip(text, text[1:], text[2:], strict=False)):
+                if article in articles and text[at + 3 : at + 4] != ["'s"]:
+                    found.add((verb, noun))
+        return found
+
+    for split in ("train", "valid", "test", "test_long"):
+        assert not kept & used(split)
+    assert len(kept & used("test_unseen")) > 20
+
+
 def test_small_splits_do_not_depend_on_the_size_of_train(lexicon: Lexicon) -> None:
     small = generate(lexicon, train=10, valid=20, test=20, seed=3)
     large = generate(lexicon, train=50, valid=20, test=20, seed=3)
@@ -386,6 +495,12 @@ def test_small_splits_do_not_depend_on_the_size_of_train(lexicon: Lexicon) -> No
         assert len(small[split]) == 20
     assert small["train"] == large["train"][:10]
     assert generate(lexicon, train=10, valid=20, test=20, seed=4)["train"] != small["train"]
+
+
+def test_too_many_sentences_asked_for(lexicon: Lexicon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nmt.data.grammar.PATIENCE", 0)
+    with pytest.raises(UserError, match="no more than 0 sentences for 'test' of 5"):
+        generate(lexicon, train=5, valid=5, test=5)
 
 
 def test_the_same_in_every_process(lexicon: Lexicon) -> None:
