@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from nmt.errors import UserError
+from nmt.errors import UserError, one_line
 
 VERBATIM = (
     "text",
@@ -292,8 +292,8 @@ def _unknown(word: str, known: list[str], text: str) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status.
 
-    A :class:`UserError` becomes one line on stderr and status 1; ``NMT_DEBUG=1`` lets it through
-    with its traceback.
+    A :class:`UserError` or an error of the file system (a full disk, no permission) becomes one
+    line on stderr and status 1; ``NMT_DEBUG=1`` lets it through with its traceback.
     """
     typed = list(sys.argv[1:] if argv is None else argv)
     if not typed or typed[0] in ("-h", "--help", "help"):
@@ -319,13 +319,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if os.environ.get("NMT_DEBUG"):
             raise
-        print(f"nmt: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"nmt: {one_line(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # The reader of our output went away (| head); point stdout elsewhere so that the
         # interpreter's last flush does not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if os.environ.get("NMT_DEBUG"):
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"nmt: {place}{error.strerror or one_line(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("nmt: interrupted", file=sys.stderr)
         return 130

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra._internal.utils as hydra_utils
+import yaml
 from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -40,6 +41,7 @@ from nmt.config import (
     resource,
 )
 from nmt.errors import UserError
+from nmt.files import read_file, replace_file
 
 GROUPS: dict[str, type] = {
     "data": DataConfig,
@@ -51,6 +53,9 @@ GROUPS: dict[str, type] = {
     "search": SearchConfig,
 }
 """Groups that are also sections of the configuration."""
+
+LARGEST, DEEPEST = 2**18, 20
+"""Bytes and levels of nesting of a stored configuration; real ones have 4 thousand and four."""
 
 EXTRA_GROUPS = ("experiment", "debug")
 """Groups whose files set keys of any section."""
@@ -349,10 +354,7 @@ def to_yaml(config: Config) -> str:
 
 def save(config: Config, path: Path) -> None:
     """Write ``config.yaml`` atomically."""
-    text = to_yaml(config)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    temporary.replace(path)
+    replace_file(path, to_yaml(config).encode())
 
 
 def load(path: Path) -> Config:
@@ -361,10 +363,13 @@ def load(path: Path) -> Config:
     Raises:
         UserError: not there, not readable, of a newer format, or with unknown keys.
     """
+    if not os.path.lexists(path):
+        raise UserError(f"{path}: no such file; is {path.parent} a run directory?")
+    data = read_file(path, limit=LARGEST)
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; is {path.parent} a run directory?") from error
+        text = data.decode("utf-8")
+        _check_plain(text)
+        content = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except Exception as error:  # PyYAML and OmegaConf raise a dozen kinds
         raise UserError(f"{path}: not a readable configuration: {_one_line(error)}") from error
     if not isinstance(content, dict) or "format" not in content:
@@ -374,6 +379,19 @@ def load(path: Path) -> Config:
         raise UserError(f"{path}: format {number}, this nmt reads format {FORMAT}; update nmt")
     _check_file(content, path)
     return to_config(_escaped(content))
+
+
+def _check_plain(text: str) -> None:
+    """Nothing but nested keys, lists and values: no tags, and no aliases that multiply."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else 0
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if getattr(event, "anchor", None) is not None or getattr(event, "tag", None) is not None:
+            raise ValueError(f"line {line} has an anchor, alias or tag")
+        if depth > DEEPEST:
+            raise ValueError(f"line {line} is nested too deep")
 
 
 def _escaped(node: Any) -> Any:

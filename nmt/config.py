@@ -11,6 +11,8 @@ The dataclasses have slots and keyword-only fields, so that a key Hydra was told
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -165,15 +167,23 @@ class Metric(StrEnum):
 def _at_least(low: float, group: str, config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if value is not None and value < low:
+        if value is not None and not low <= value < math.inf:
             raise UserError(f"{group}.{name} must be at least {low}, got {value}")
 
 
 def _above(low: float, group: str, config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if value is not None and value <= low:
+        if value is not None and not low < value < math.inf:
             raise UserError(f"{group}.{name} must be above {low}, got {value}")
+
+
+def _at_most(high: float, group: str, config: object, *names: str) -> None:
+    """Far above what anyone needs: a number that would only fill the memory."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value > high:
+            raise UserError(f"{group}.{name} must be at most {high:,}, got {value}")
 
 
 def _rate(group: str, config: object, *names: str) -> None:
@@ -309,6 +319,10 @@ class DataConfig:
         parts = self.languages.split("-")
         if len(parts) != 2 or not all(parts):
             raise UserError(f"data.languages must look like en-fr, got {self.languages!r}")
+        if not re.fullmatch(r"\w[\w.-]*", self.name):  # it becomes the name of a folder
+            raise UserError(
+                f"data.name may hold letters, digits, '.', '_' and '-' only, got {self.name!r}"
+            )
         if not 0.0 <= self.max_removed <= 1.0:
             raise UserError(f"data.max_removed must lie in [0, 1], got {self.max_removed}")
         _at_least(0, "data", self, "valid_size", "test_size", "show")
@@ -369,6 +383,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _at_least(1, "model", self, "encoder_layers", "decoder_layers", "width", "embedding")
         _at_least(1, "model", self, "heads", "ffn", "max_positions")
+        _at_most(1_000, "model", self, "encoder_layers", "decoder_layers")
         _rate("model", self, "dropout", "attention_dropout", "activation_dropout")
 
 
@@ -435,6 +450,8 @@ class TrainConfig:
         _at_least(1, "train", self, "max_steps", "max_epochs", "accumulate", "pool", "batch_tokens")
         _at_least(1, "train", self, "validate_every", "patience", "keep_best", "keep_last")
         _at_least(1, "train", self, "log_every", "threads")
+        _at_most(100_000, "train", self, "accumulate")
+        _at_most(1_024, "train", self, "threads")
         _at_least(0, "train", self, "average", "validate_sentences")
         _above(0, "train", self, "max_minutes")
         _rate("train", self, "label_smoothing", "ema")
@@ -461,6 +478,8 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, "search", self, "beam", "n_best", "batch_tokens", "max_length")
+        _at_most(1_000, "search", self, "beam")
+        _at_most(100_000, "search", self, "max_length")
         _at_least(0, "search", self, "min_length", "no_repeat_ngram", "top_k", "length_penalty")
         _above(0, "search", self, "max_length_ratio", "temperature", "top_p")
         if self.n_best > self.beam:

@@ -25,6 +25,7 @@ from nmt import compose
 from nmt.config import Config
 from nmt.data.tokenizer import Tokenizers
 from nmt.errors import UserError
+from nmt.files import DamagedError, check_tree, read_file, replace_file
 from nmt.models.build import build_model
 from nmt.models.seq2seq import Seq2Seq
 from nmt.training.checkpoint import load_weights, put_weights
@@ -104,7 +105,8 @@ def owned(run: Path) -> Iterator[None]:
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
-        handle = open(run / ".lock", "w", encoding="utf-8")  # noqa: SIM115 - closed below
+        check_tree(run)
+        handle = open(run / ".lock", "a", encoding="utf-8")  # noqa: SIM115 - closed below
     except OSError as error:
         raise UserError(f"cannot write to {run}: {error.strerror}") from error
     with handle:
@@ -149,6 +151,7 @@ def stored_config(run: Path) -> Config:
     """
     if not run.is_dir():
         raise UserError(f"{run}: no such run directory{_others(run)}")
+    check_tree(run)
     return compose.load(run / "config.yaml")
 
 
@@ -178,7 +181,12 @@ def open_run(run: Path, *, checkpoint: str = "best", words: Sequence[str] = ()) 
         torch.set_num_threads(config.train.threads)
     device = pick_device(config.train.device.value)
     tokenizers = Tokenizers.load(run / "tokenizer")
-    weights = load_weights(run / "checkpoints", checkpoint, tokenizer_hash=tokenizers.hash)
+    weights = load_weights(
+        run / "checkpoints",
+        checkpoint,
+        tokenizer_hash=tokenizers.hash,
+        model=outline(config, tokenizers),
+    )
     model = empty_model(config, tokenizers)
     put_weights(model, weights.tensors, origin=f"{run}, checkpoint {weights.name}")
     model.to(device).eval()
@@ -214,19 +222,23 @@ def empty_model(config: Config, tokenizers: Tokenizers) -> Seq2Seq:
     )
 
 
+def outline(config: Config, tokenizers: Tokenizers) -> Seq2Seq:
+    """`empty_model` without memory: names and shapes, to be compared before anything is made."""
+    with torch.device("meta"):
+        return empty_model(config, tokenizers)
+
+
 def read_json(path: Path, default: Any) -> Any:
     """The content of a JSON file, or ``default`` where there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return default
-    except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON: {error}") from error
+    try:
+        return json.loads(read_file(path, limit=2**28))
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path}: not readable as JSON: {error}") from error
 
 
 def write_json(path: Path, content: Any) -> None:
     """Replace a JSON file atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     text = json.dumps(content, ensure_ascii=False, indent=1)
-    temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
-    temporary.replace(path)
+    replace_file(path, f"{text}\n".encode())

@@ -11,7 +11,7 @@ from nmt.cli import Arguments
 from nmt.data.tokenizer import Tokenizers
 from nmt.errors import UserError
 from nmt.models.build import count_parameters
-from nmt.training import checkpoint
+from nmt.training.index import read_index
 
 
 def main(arguments: Arguments) -> int:
@@ -30,7 +30,7 @@ def gather(run: Path) -> dict[str, Any]:
     """Facts of a run by name; a list is one line each."""
     config = runs.stored_config(run)
     tokenizers = Tokenizers.load(run / "tokenizer")
-    size = count_parameters(runs.empty_model(config, tokenizers))
+    size = count_parameters(runs.outline(config, tokenizers))
     data = runs.read_json(run / "data.json", {})
     pairs = {name: split["pairs"] for name, split in data.get("splits", {}).items()}
     shape = f"{config.model.encoder_layers}+{config.model.decoder_layers} layers"
@@ -56,7 +56,7 @@ def _languages(data: Any) -> list[str]:
 
 def _checkpoints(run: Path) -> dict[str, Any]:
     try:
-        index = checkpoint.read_index(run / "checkpoints")
+        index = read_index(run / "checkpoints")
     except UserError as error:
         return {"checkpoints": str(error)}
     best, last = index.best, index.last

@@ -23,9 +23,10 @@ from nmt.models.build import build_model, check_pair, count_parameters
 from nmt.models.seq2seq import Seq2Seq, Source
 from nmt.training.distributed import World, start
 from nmt.training.learner import Learner, resolve_precision
-from nmt.training.loop import LoopOptions, Outcome, train
+from nmt.training.loop import Outcome, train
 from nmt.training.monitor import Monitor
 from nmt.training.optim import Schedule, make_optimizer, make_schedule
+from nmt.training.state import LoopOptions
 
 INTERRUPTED = 130
 """Exit status after SIGINT or SIGTERM: stopped, saved, and the same command goes on."""

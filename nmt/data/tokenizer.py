@@ -20,11 +20,13 @@ from pathlib import Path
 import sentencepiece
 
 from nmt.errors import UserError
+from nmt.files import DamagedError, parsed, read_file
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 
 _SILENT = frozenset((PAD, BOS, EOS))
 _TRAINING_THREADS = 4  # part of the result: the sums of unigram training depend on their number
+_LARGEST_MODEL = 2**28  # bytes of a model file; half a million pieces take 2**24
 _LONGEST_TRAINING_TEXT = 16_384  # bytes; longer ones would cost memory and teach nothing
 
 
@@ -88,14 +90,6 @@ class Tokenizer:
             raise _explained(str(error), vocab_size) from None
         return cls(proto.getvalue())
 
-    @classmethod
-    def load(cls, path: Path) -> Tokenizer:
-        """Read a model file. Raises UserError when it is missing or damaged."""
-        try:
-            return cls(path.read_bytes())
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"cannot read the tokenizer {path}: {error}") from None
-
     def save(self, path: Path) -> None:
         path.write_bytes(self._proto)
 
@@ -135,6 +129,11 @@ class Tokenizer:
         """The piece of each id; ▁ marks the start of a word."""
         return [self._processor.id_to_piece(int(i)) for i in ids]
 
+    def special_ids(self) -> tuple[int, int, int, int]:
+        """Ids of padding, unknown, begin and end as the model file has them."""
+        p = self._processor
+        return p.pad_id(), p.unk_id(), p.bos_id(), p.eos_id()
+
     def byte_ids(self) -> list[int]:
         """Ids of the pieces that spell one byte; empty without byte fallback."""
         return [i for i in range(self.size) if self._processor.is_byte(i)]
@@ -154,9 +153,7 @@ class Tokenizers:
     @property
     def hash(self) -> str:
         """Identity of the vocabulary: data and weights belong together if it is equal."""
-        if self.joint:
-            return self.source.hash
-        return hashlib.sha256(f"{self.source.hash} {self.target.hash}".encode()).hexdigest()
+        return _hash([self.source.hash] if self.joint else [self.source.hash, self.target.hash])
 
     def save(self, folder: Path) -> None:
         """Write ``joint.model``, or ``source.model`` and ``target.model``; ``tokenizer.json``."""
@@ -177,19 +174,27 @@ class Tokenizers:
         Raises:
             UserError: missing, damaged, or not the vocabulary that was saved.
         """
+        card_file = folder / "tokenizer.json"
+        if not os.path.lexists(card_file):
+            raise UserError(f"there is no tokenizer in {folder}")
+        card = parsed(card_file, read_file(card_file))
+        names = ("joint",) if card.get("joint") is True else ("source", "target")
+        # SentencePiece sees no byte before the hash has vouched for all of them.
+        protos = [read_file(folder / f"{name}.model", limit=_LARGEST_MODEL) for name in names]
+        if _hash([hashlib.sha256(proto).hexdigest() for proto in protos]) != card.get("hash"):
+            raise DamagedError(f"the tokenizer in {folder} is damaged: its files were changed")
         try:
-            card = json.loads((folder / "tokenizer.json").read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"there is no tokenizer in {folder}: {error}") from None
-        if card["joint"]:
-            source = target = Tokenizer.load(folder / "joint.model")
-        else:
-            source = Tokenizer.load(folder / "source.model")
-            target = Tokenizer.load(folder / "target.model")
-        tokenizers = cls(source, target)
-        if tokenizers.hash != card["hash"]:
-            raise UserError(f"the tokenizer in {folder} is damaged: its files were changed")
-        return tokenizers
+            made = [Tokenizer(proto) for proto in protos]
+        except RuntimeError as error:
+            raise DamagedError(f"cannot read the tokenizer in {folder}: {error}") from None
+        if any(tokenizer.special_ids() != (PAD, UNK, BOS, EOS) for tokenizer in made):
+            raise DamagedError(f"the tokenizer in {folder} is none that nmt made")
+        return cls(made[0], made[-1])
+
+
+def _hash(hashes: list[str]) -> str:
+    """The identity of one joint vocabulary, or of two."""
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
 def _composed(texts: Iterable[str], *, empty: bool = False) -> Iterator[str]:

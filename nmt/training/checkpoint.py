@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +28,23 @@ import torch
 from torch import Tensor, nn
 
 from nmt.errors import UserError
+from nmt.files import SMALL, DamagedError, parsed, read_file
+from nmt.training.index import (
+    FORMAT,
+    INDEX,
+    NAME,
+    Entry,
+    Index,
+    find_entry,
+    read_index,
+    scores_of,
+    write_index,
+)
 from nmt.training.storage import (
-    DamagedError,
     clear_errors,
     json_bytes,
     library_versions,
-    parsed,
     parsed_tensors,
-    read_file,
-    replace_file,
     sealed,
     set_aside,
     tensor_bytes,
@@ -45,69 +52,8 @@ from nmt.training.storage import (
     write_folder,
 )
 
-FORMAT = 1
 WEIGHTS, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
-MANIFEST, INDEX = "manifest.json", "index.json"
-NAME = re.compile(r"(step|average)-\d{8}")
-LOWER_IS_BETTER = frozenset({"loss", "perplexity", "ter"})
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One checkpoint in the index."""
-
-    name: str
-    step: int
-    scores: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Index:
-    """What ``index.json`` says. ``kept`` is in order of steps; ``metric`` decides what is best."""
-
-    metric: str
-    kept: tuple[Entry, ...] = ()
-    average: Entry | None = None
-
-    @property
-    def last(self) -> Entry | None:
-        return self.kept[-1] if self.kept else None
-
-    @property
-    def best(self) -> Entry | None:
-        """The best scored checkpoint (the earlier one of equals)."""
-        ranked = self.ranked()
-        return ranked[0] if ranked else None
-
-    @property
-    def scored(self) -> list[Entry]:
-        return [entry for entry in self.kept if self.metric in entry.scores]
-
-    def ranked(self) -> list[Entry]:
-        """The scored checkpoints, best first."""
-        sign = 1 if self.metric in LOWER_IS_BETTER else -1
-        return sorted(self.scored, key=lambda e: (sign * e.scores[self.metric], e.step))
-
-    def entry(self, which: str) -> Entry | None:
-        """The entry that ``best`` (the last one while none is scored), ``last``, … names."""
-        if which == "best":
-            return self.best or self.last
-        if which == "last":
-            return self.last
-        if which == "average":
-            return self.average
-        return next((e for e in self.kept if which in (e.name, f"step-{e.step}")), None)
-
-    def trimmed(self, *, keep_best: int, keep_last: int) -> Index:
-        """Without what is neither the newest, nor among the best, nor among the last scored ones.
-
-        Unscored checkpoints (of an interruption) displace no other: a run that was interrupted
-        keeps, and averages, what an uninterrupted one does.
-        """
-        stay = {entry.name for entry in self.kept[-1:]}
-        stay |= {entry.name for entry in self.ranked()[: max(1, keep_best)]}
-        stay |= {entry.name for entry in self.scored[-max(1, keep_last) :]}
-        return replace(self, kept=tuple(entry for entry in self.kept if entry.name in stay))
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -169,7 +115,7 @@ def save_checkpoint(
     with clear_errors(folder / entry.name):
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, entry, files, weights, identity)
-        _write_index(folder, index)
+        write_index(folder, index)
     _sweep(folder, index)
     return index
 
@@ -211,7 +157,7 @@ def save_average(
         files = {WEIGHTS: tensor_bytes(weights), STATE: json_bytes(state)}
         _write(folder, entry, files, weights, identity)
         index = replace(index, average=entry)
-        _write_index(folder, index)
+        write_index(folder, index)
     _sweep(folder, index)
     return index
 
@@ -238,18 +184,6 @@ def _write(
     write_folder(folder / entry.name, {**files, MANIFEST: sealed(manifest)})
 
 
-def _write_index(folder: Path, index: Index) -> None:
-    content = {
-        "format": FORMAT,
-        "metric": index.metric,
-        "best": index.best.name if index.best else None,
-        "last": index.last.name if index.last else None,
-        "average": asdict(index.average) if index.average else None,
-        "kept": [asdict(entry) for entry in index.kept],
-    }
-    replace_file(folder / INDEX, sealed(content))
-
-
 def _sweep(folder: Path, index: Index) -> None:
     """Delete checkpoints and temporary folders that the index, already replaced, does not name."""
     stay = {entry.name for entry in index.kept}
@@ -261,59 +195,25 @@ def _sweep(folder: Path, index: Index) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def read_index(folder: Path) -> Index:
-    """The verified index of RUN/checkpoints.
-
-    Raises:
-        UserError: there is none. DamagedError: it is not what was written.
-    """
-    path = folder / INDEX
-    if not os.path.lexists(path):
-        raise UserError(f"no checkpoint in {folder}: nmt train run={folder.parent} makes one")
-    if folder.is_symlink():
-        raise DamagedError(f"{folder} is a link; links inside a run are not followed")
-    content = unsealed(path)
-    try:
-        average = content["average"]
-        return Index(
-            metric=str(content["metric"]),
-            kept=tuple(_entry(item) for item in content["kept"]),
-            average=_entry(average) if average is not None else None,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamagedError(f"{path} is damaged: {error!r}") from error
-
-
-def find_entry(folder: Path, which: str) -> Entry:
-    """The index entry that ``best``, ``last``, ``average`` or ``step-N`` names.
-
-    Raises:
-        UserError: there is none of that name; says which there are.
-    """
-    index = read_index(folder)
-    entry = index.entry(which)
-    if entry is None:
-        names = [f"step-{kept.step}" for kept in index.kept]
-        have = [*(["best", "last"] if names else []), *(["average"] if index.average else [])]
-        raise UserError(
-            f"no checkpoint={which} in {folder}; there are {', '.join(have + names) or 'none'}"
-        )
-    return entry
-
-
 def load_weights(
-    folder: Path, which: str = "best", *, tokenizer_hash: str | None = None
+    folder: Path,
+    which: str = "best",
+    *,
+    tokenizer_hash: str | None = None,
+    model: nn.Module | None = None,
 ) -> Weights:
     """The verified weights of a checkpoint in RUN/checkpoints.
 
     Args:
         which: ``best`` (the last one while none is scored), ``last``, ``average`` or ``step-N``.
         tokenizer_hash: when given, what the checkpoint must have been trained with.
+        model: when given (``meta`` will do), what the weights are for: a file that could not be
+            its weights is refused before it is read.
 
     Raises:
         UserError: no such checkpoint, or another tokenizer. DamagedError: names the file.
     """
-    saved = read_checkpoint(folder, find_entry(folder, which), training=False)
+    saved = read_checkpoint(folder, find_entry(folder, which), training=False, model=model)
     theirs = saved.manifest["identity"].get("tokenizer")
     if tokenizer_hash is not None and theirs != tokenizer_hash:
         raise UserError(
@@ -323,11 +223,14 @@ def load_weights(
     return Weights(saved.entry.name, saved.entry.step, saved.weights)
 
 
-def read_checkpoint(folder: Path, entry: Entry, *, training: bool = True) -> Saved:
+def read_checkpoint(
+    folder: Path, entry: Entry, *, training: bool = True, model: nn.Module | None = None
+) -> Saved:
     """Read and verify one checkpoint.
 
     Args:
         training: also read what only resuming needs.
+        model: bounds what is read into memory, see `load_weights`.
 
     Raises:
         DamagedError: names the file and what is wrong with it.
@@ -338,21 +241,33 @@ def read_checkpoint(folder: Path, entry: Entry, *, training: bool = True) -> Sav
     manifest = unsealed(place / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise DamagedError(f"{place / MANIFEST}: format {manifest.get('format')!r}, not {FORMAT}")
+    most = None if model is None else largest_file(model)
     try:
-        state = parsed(place / STATE, _verified(place, STATE, manifest))
-        weights = parsed_tensors(place / WEIGHTS, _verified(place, WEIGHTS, manifest))
+        state = parsed(place / STATE, _verified(place, STATE, manifest, SMALL))
+        weights = parsed_tensors(place / WEIGHTS, _verified(place, WEIGHTS, manifest, most))
         moments = {}
         if training:
-            moments = parsed_tensors(place / TRAINING, _verified(place, TRAINING, manifest))
+            data = _verified(place, TRAINING, manifest, most)
+            moments = parsed_tensors(place / TRAINING, data)
         if _shapes(weights) != manifest["parameters"]:
             raise DamagedError(f"{place / WEIGHTS} is damaged: not the tensors of its manifest")
         manifest["identity"].get("tokenizer")
     except (KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{place / MANIFEST} is damaged: {error!r}") from error
-    for name, tensor in weights.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise DamagedError(f"{place / WEIGHTS} is damaged: {name} holds NaN or infinity")
+    for file, tensors in ((WEIGHTS, weights), (TRAINING, moments)):
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise DamagedError(f"{place / file} is damaged: {name} holds NaN or infinity")
     return Saved(entry, weights, moments, state, manifest)
+
+
+def largest_file(model: nn.Module) -> int:
+    """Bytes that no file of a checkpoint of this model exceeds.
+
+    The largest one holds two moments, the raw weights beside an average, and names.
+    """
+    tensors: list[Tensor] = list(model.state_dict().values())
+    return 4 * sum(t.numel() * t.element_size() for t in tensors) + SMALL
 
 
 def put_weights(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str) -> None:
@@ -370,7 +285,9 @@ def put_weights(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str)
     model.load_state_dict(weights)
 
 
-def latest(folder: Path, *, metric: str, report: Callable[[str], None]) -> Saved | None:
+def latest(
+    folder: Path, *, metric: str, report: Callable[[str], None], model: nn.Module | None = None
+) -> Saved | None:
     """The newest intact checkpoint to resume from; None when the run has none yet.
 
     Only for the process that owns the run: a damaged checkpoint is renamed to ``*.damaged``, taken
@@ -385,15 +302,15 @@ def latest(folder: Path, *, metric: str, report: Callable[[str], None]) -> Saved
         index = read_index(folder)
     except DamagedError as error:
         report(f"{error}; rebuilding the index from the intact checkpoints")
-        index = _rebuilt(folder, metric)
+        index = _rebuilt(folder, metric, model)
     while (entry := index.last) is not None:
         try:
-            return read_checkpoint(folder, entry)
+            return read_checkpoint(folder, entry, model=model)
         except DamagedError as error:
             aside = set_aside(folder / entry.name)
             report(f"{error}; set aside as {aside}, taking the previous checkpoint")
             index = replace(index, kept=index.kept[:-1])
-            _write_index(folder, index)
+            write_index(folder, index)
     (folder / INDEX).unlink()
     raise UserError(
         f"every checkpoint in {folder} is damaged (they are kept there as *.damaged): "
@@ -401,36 +318,28 @@ def latest(folder: Path, *, metric: str, report: Callable[[str], None]) -> Saved
     )
 
 
-def _rebuilt(folder: Path, metric: str) -> Index:
+def _rebuilt(folder: Path, metric: str, model: nn.Module | None) -> Index:
     """An index of all intact checkpoints, from their manifests; the damaged ones are set aside."""
     entries = []
     for path in sorted(folder.glob("step-*")):
         if NAME.fullmatch(path.name):
             entry = Entry(path.name, int(path.name.removeprefix("step-")))
             try:
-                manifest = read_checkpoint(folder, entry).manifest
-                entries.append(replace(entry, scores=_scores(manifest["scores"])))
+                manifest = read_checkpoint(folder, entry, model=model).manifest
+                entries.append(replace(entry, scores=scores_of(manifest["scores"])))
             except (DamagedError, KeyError, TypeError, ValueError):
                 set_aside(path)
     set_aside(folder / INDEX)
     index = Index(metric, tuple(entries))
-    _write_index(folder, index)
+    write_index(folder, index)
     return index
 
 
-def _entry(item: Any) -> Entry:
-    name, step = item["name"], item["step"]
-    if not isinstance(name, str) or not NAME.fullmatch(name) or type(step) is not int:
-        raise ValueError(f"no checkpoint name: {name!r}")
-    return Entry(name, step, _scores(item["scores"]))
-
-
-def _scores(item: Any) -> dict[str, float]:
-    return {str(key): float(value) for key, value in dict(item).items()}
-
-
-def _verified(place: Path, name: str, manifest: Mapping[str, Any]) -> bytes:
+def _verified(place: Path, name: str, manifest: Mapping[str, Any], most: int | None) -> bytes:
+    """The bytes of a file that are, in size and SHA-256, those its manifest lists."""
     claim = manifest["files"][name]
+    if most is not None and claim["bytes"] > most:
+        raise DamagedError(f"{place / name} is damaged: no such file has {claim['bytes']} bytes")
     data = read_file(place / name, size=claim["bytes"])
     if hashlib.sha256(data).hexdigest() != claim["sha256"]:
         raise DamagedError(f"{place / name} is damaged: its SHA-256 is not the manifest's")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nmt.data.batching import Batch, Cursor, Epoch, derive_seed, share, update_of
 from nmt.errors import UserError
+from nmt.files import replace_file
 from nmt.models.seq2seq import Seq2Seq, Source
 from nmt.training.checkpoint import Saved, put_weights
 from nmt.training.distributed import World
@@ -27,7 +28,7 @@ from nmt.training.optim import (
     put_optimizer,
     set_learning_rate,
 )
-from nmt.training.storage import json_bytes, replace_file
+from nmt.training.storage import json_bytes
 
 MAX_BAD_UPDATES = 10  # non-finite updates in a row before training stops
 
@@ -252,6 +253,8 @@ class Learner:
         put_weights(self.model, saved.weights, origin=origin)
         if self.average is not None:
             self.average.restart()
+            if parts["raw"].keys() != dict(self.model.named_parameters()).keys():
+                raise UserError(f"{origin} lacks raw weights beside their moving average")
             put_weights(self.model, {**saved.weights, **parts["raw"]}, origin=origin)
         put_optimizer(self.model, self.optimizer, parts["optimizer"])
         if self.scales_loss and saved.state.get("scaler"):

@@ -13,93 +13,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from nmt.data.batching import Cursor, Epoch, TrainingPairs
+from nmt.data.batching import Epoch, TrainingPairs
 from nmt.errors import UserError
 from nmt.models.seq2seq import Seq2Seq
 from nmt.training import checkpoint
-from nmt.training.checkpoint import LOWER_IS_BETTER, Entry
 from nmt.training.distributed import World
+from nmt.training.index import LOWER_IS_BETTER, Entry, read_index
 from nmt.training.learner import Learner, Update
 from nmt.training.monitor import Monitor, Validation
 from nmt.training.optim import Schedule
+from nmt.training.state import LoopOptions, TrainState
 
 Validate = Callable[[Seq2Seq], Validation]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopOptions:
-    """How to train. Whatever ends training first does; None never does."""
-
-    seed: int
-    max_steps: int | None = None
-    max_epochs: int | None = None
-    max_minutes: float | None = None  # wall time, summed over resumes
-    accumulate: int = 1  # micro-batches of an update, over all processes
-    validate_every: int = 500
-    metric: str = "loss"
-    patience: int | None = None  # validations without a better metric
-    keep_best: int = 1
-    keep_last: int = 1
-    average: int = 0  # of the last so many validated checkpoints, at the end
-    log_every: int = 20
-
-
-@dataclass
-class TrainState:
-    """Everything that changes in training besides tensors; what state.json holds."""
-
-    step: int = 0
-    cursor: Cursor = field(default_factory=Cursor)
-    seconds: float = 0.0
-    target_tokens: int = 0
-    best: float | None = None
-    stale: int = 0  # validations since the best one
-    skipped: int = 0  # non-finite updates, in all and in a row
-    skipped_in_a_row: int = 0
-
-    @classmethod
-    def parse(cls, content: Mapping[str, Any]) -> TrainState:
-        """The state in a checkpoint's JSON.
-
-        Raises:
-            UserError: it is not one.
-        """
-        try:
-            values = dict(content)
-            return cls(cursor=Cursor(**values.pop("cursor")), **values)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"the checkpoint's state.json is no training state: {error}") from error
-
-    def advance(self, epoch: Epoch, update: Update, accumulate: int) -> None:
-        """One update further."""
-        self.step += 1
-        self.cursor = self.cursor.after(epoch.plan, accumulate=accumulate)
-        self.target_tokens += update.target_tokens
-
-    def judge(self, score: float, *, lower_is_better: bool) -> bool:
-        """Take in a validation's score; whether it is the best so far."""
-        better = self.best is None or (score < self.best if lower_is_better else score > self.best)
-        self.best = score if better else self.best
-        self.stale = 0 if better else self.stale + 1
-        return better
-
-    def end(self, options: LoopOptions) -> str:
-        """Why training is over; empty while it is not."""
-        if options.max_steps is not None and self.step >= options.max_steps:
-            return f"max_steps={options.max_steps}"
-        if options.max_epochs is not None and self.cursor.epoch >= options.max_epochs:
-            return f"max_epochs={options.max_epochs}"
-        if options.patience is not None and self.stale >= options.patience:
-            return f"patience={options.patience}: no better {options.metric} since"
-        if options.max_minutes is not None and self.seconds >= 60 * options.max_minutes:
-            return f"max_minutes={options.max_minutes:g}"
-        return ""
 
 
 @dataclass(frozen=True)
@@ -164,7 +94,7 @@ def train(
         finish(learner, validate, run, options, identity, world, monitor)
     monitor.close()
     saved = world.first and state.step > 0
-    best = checkpoint.read_index(run / "checkpoints").best if saved else None
+    best = read_index(run / "checkpoints").best if saved else None
     return Outcome(reason, state.step, world.broadcast(best), state.seconds)
 
 
@@ -190,7 +120,9 @@ def resume(
     folder = run / "checkpoints"
     found = None
     if world.first:
-        found = checkpoint.latest(folder, metric=options.metric, report=monitor.message)
+        found = checkpoint.latest(
+            folder, metric=options.metric, report=monitor.message, model=learner.model
+        )
     saved = world.broadcast(found)
     if saved is None:
         return TrainState()
@@ -198,7 +130,7 @@ def resume(
     state = TrainState.parse(saved.state.get("state", {}))
     learner.restore(saved, state, origin=origin)
     data, data_now = saved.state.get("data"), data_of(pairs, state)
-    if data != data_now:
+    if data != data_now or state.cursor.consumed >= data_now["micro_batches"]:
         raise UserError(
             f"{origin} was trained on other data or batches ({data}) than these ({data_now}): "
             f"put them back, or start a new run"
@@ -291,7 +223,7 @@ def finish(
     folder = run / "checkpoints"
     if options.average < 2 or not world.first:
         return
-    index = checkpoint.read_index(folder)
+    index = read_index(folder)
     names = [entry.name for entry in index.scored[-options.average :]]
     made_at = index.average.step if index.average else None
     if len(names) < 2 or made_at == index.kept[-1].step:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from nmt.training.storage import replace_file
+from nmt.files import replace_file
 
 
 @dataclass

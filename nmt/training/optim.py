@@ -13,6 +13,9 @@ from nmt.errors import UserError
 
 Schedule = Callable[[int], float]
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What Adam keeps of each parameter."""
+
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Trained parameters in two groups: matrices decay; biases, norms and embeddings do not.
@@ -131,18 +134,26 @@ def put_optimizer(
     """Give the optimiser the state that ``optimizer_tensors`` read.
 
     Raises:
-        UserError: the state belongs to other parameters.
+        UserError: the state belongs to other parameters, or a part of it is missing.
     """
     parameters = dict(model.named_parameters())
+    found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         quantity, _, name = key.partition("/")
         parameter = parameters.get(name)
-        fits = parameter is not None and tensor.shape in (parameter.shape, torch.Size())
-        if parameter is None or not fits:
+        shape = torch.Size() if quantity == "step" else parameter is not None and parameter.shape
+        known = quantity in MOMENTS and tensor.is_floating_point()
+        if parameter is None or not known or tensor.shape != shape:
             raise UserError(
                 f"the checkpoint's optimiser state {key} {list(tensor.shape)} does not fit"
             )
-        optimizer.state[parameter][quantity] = tensor.to(parameter.device)
+        found.setdefault(name, {})[quantity] = tensor.to(parameter.device)
+    for name, quantities in found.items():
+        if missing := set(MOMENTS) - quantities.keys():
+            raise UserError(
+                f"the checkpoint's optimiser state of {name} lacks {', '.join(sorted(missing))}"
+            )
+        optimizer.state[parameters[name]] = dict(quantities)
 
 
 class MovingAverage:

@@ -1,4 +1,4 @@
-"""Files that are either whole or refused: flushed writes, checksums, reads that follow no link."""
+"""A checkpoint's files: folders written whole or not at all, checksums, safetensors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import shutil
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,42 +19,7 @@ import torch
 from torch import Tensor
 
 from nmt.errors import UserError
-
-
-class DamagedError(UserError):
-    """A file of a checkpoint is missing, changed, cut short or not what it claims to be."""
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a new file and flush it to the disk."""
-    with open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def flush_folder(folder: Path) -> None:
-    """Make names in a folder survive a power cut, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file so that it holds either what it held or ``data``, whatever happens."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        write_file(temporary, data)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    flush_folder(path.parent)
+from nmt.files import DamagedError, flush_folder, parsed, read_file, write_file
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
@@ -107,35 +71,6 @@ def sealed(content: dict[str, Any]) -> bytes:
     """JSON that carries its own checksum, for the files that no manifest lists."""
     checksum = hashlib.sha256(json_bytes(content)).hexdigest()
     return json_bytes({**content, "checksum": checksum})
-
-
-def read_file(path: Path, *, size: int | None = None, limit: int = 2**24) -> bytes:
-    """The bytes of a regular file that is no link, of the given size (else below ``limit``)."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        raise DamagedError(f"{path} is missing") from None
-    except OSError as error:
-        raise DamagedError(f"{path} cannot be read: {error.strerror}") from error
-    about = os.fstat(handle)
-    if not stat.S_ISREG(about.st_mode):
-        os.close(handle)
-        raise DamagedError(f"{path} is damaged: not a plain file")
-    with open(handle, "rb") as file:
-        if about.st_size != size if size is not None else about.st_size > limit:
-            raise DamagedError(f"{path} is damaged: it has {about.st_size} bytes")
-        return file.read()
-
-
-def parsed(path: Path, data: bytes) -> dict[str, Any]:
-    """The JSON object in a file's bytes; ``path`` is for the message."""
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise DamagedError(f"{path} is damaged: not a JSON object")
-    return content
 
 
 def unsealed(path: Path) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def test_damaged_tokenizers_are_refused(tmp_path: Path, texts: list[str]) -> Non
     with pytest.raises(UserError, match="damaged"):
         Tokenizers.load(tmp_path)
     (tmp_path / "joint.model").write_bytes(b"nonsense")
-    with pytest.raises(UserError, match=r"cannot read the tokenizer .*joint\.model"):
+    with pytest.raises(UserError, match="its files were changed"):
         Tokenizers.load(tmp_path)
 
 

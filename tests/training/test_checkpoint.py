@@ -14,21 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from nmt.errors import UserError
+from nmt.files import DamagedError
 from nmt.training import storage
 from nmt.training.checkpoint import (
-    Entry,
-    Index,
     average_checkpoints,
-    find_entry,
     latest,
     load_weights,
     put_weights,
     read_checkpoint,
-    read_index,
     save_average,
     save_checkpoint,
 )
-from nmt.training.storage import DamagedError, sealed, tensor_bytes
+from nmt.training.index import Entry, Index, find_entry, read_index
+from nmt.training.storage import sealed, tensor_bytes
 
 FILES = ("model.safetensors", "training.safetensors", "state.json", "manifest.json")
 

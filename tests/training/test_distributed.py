@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from nmt.errors import UserError
-from nmt.training.checkpoint import read_index
 from nmt.training.distributed import World, pick_device, start
+from nmt.training.index import read_index
 
 
 def together(size: int, folder: Path, *arguments: str) -> list[tuple[int, str]]:

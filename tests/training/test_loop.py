@@ -19,10 +19,11 @@ from nmt.data.batching import subword_sampler
 from nmt.errors import UserError
 from nmt.models.seq2seq import Seq2Seq
 from nmt.training import loop
-from nmt.training.checkpoint import load_weights, read_index
+from nmt.training.checkpoint import load_weights
+from nmt.training.index import read_index
 from nmt.training.learner import Learner, resolve_precision
-from nmt.training.loop import LoopOptions, TrainState
 from nmt.training.monitor import Validation
+from nmt.training.state import LoopOptions, TrainState
 
 
 def log_of(run: Path, kind: str) -> list[dict[str, Any]]:

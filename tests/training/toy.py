@@ -25,9 +25,10 @@ from nmt.models.seq2seq import Seq2Seq
 from nmt.training.checkpoint import put_weights
 from nmt.training.distributed import World, start
 from nmt.training.learner import Learner
-from nmt.training.loop import LoopOptions, Outcome, train
+from nmt.training.loop import Outcome, train
 from nmt.training.monitor import Monitor, Validation
 from nmt.training.optim import make_optimizer, make_schedule
+from nmt.training.state import LoopOptions
 
 VOCABULARY = 24
 

@@ -1,0 +1,118 @@
+"""A run's files: read as what they are or refused, written whole or not at all.
+
+A run directory may come from anywhere. So nothing in it is read through a link, nothing larger than
+expected is read into memory, and what was changed since it was written is noticed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from nmt.errors import UserError
+
+SMALL = 2**24
+"""Bytes above which a JSON or YAML file is not what this program writes."""
+
+
+class DamagedError(UserError):
+    """A file of a run is missing, changed, cut short or not what it claims to be."""
+
+
+def check_tree(folder: Path) -> None:
+    """Refuse a folder that holds anything but folders and plain files, at any depth.
+
+    A link would let whoever made the folder choose what is read or overwritten elsewhere; a pipe
+    or device would never end.
+
+    Raises:
+        DamagedError: names the first such entry.
+    """
+    todo = [str(folder)]
+    while todo:
+        try:
+            with os.scandir(todo.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(entry.path)
+                    elif entry.is_symlink():
+                        raise DamagedError(
+                            f"{entry.path} is a link; links inside a run are not followed: put "
+                            "the file itself there"
+                        )
+                    elif not entry.is_file(follow_symlinks=False):
+                        raise DamagedError(f"{entry.path} is damaged: not a plain file")
+        except FileNotFoundError:
+            continue  # a run that is being trained deletes old checkpoints
+        except NotADirectoryError:
+            raise UserError(f"{folder} is not a folder") from None
+        except PermissionError as error:
+            raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+def read_file(path: Path, *, size: int | None = None, limit: int = SMALL) -> bytes:
+    """The bytes of a regular file that is no link, of the given size (else up to ``limit``).
+
+    Raises:
+        DamagedError: it is not there, not a plain file, or of another size.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        raise DamagedError(f"{path} is missing") from None
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read: {error.strerror}") from error
+    about = os.fstat(handle)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(handle)
+        raise DamagedError(f"{path} is damaged: not a plain file")
+    with open(handle, "rb") as file:
+        if about.st_size != size if size is not None else about.st_size > limit:
+            raise DamagedError(f"{path} is damaged: it has {about.st_size} bytes")
+        return file.read()
+
+
+def parsed(path: Path, data: bytes) -> dict[str, Any]:
+    """The JSON object in a file's bytes; ``path`` is for the message."""
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise DamagedError(f"{path} is damaged: not a JSON object")
+    return content
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a new file and flush it to the disk."""
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Make names in a folder survive a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file so that it holds either what it held or ``data``, whatever happens."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        write_file(temporary, data)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    flush_folder(path.parent)
