@@ -15,10 +15,13 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from random import Random
 
 import sentencepiece
 
+from nmt.data.subwords import SubwordSampler
 from nmt.errors import UserError
 from nmt.files import DamagedError, parsed, read_file
 
@@ -38,6 +41,10 @@ class Tokenizer:
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=proto)
         self.size: int = self._processor.get_piece_size()
         self.hash: str = hashlib.sha256(proto).hexdigest()
+
+    @cached_property
+    def _sampler(self) -> SubwordSampler:
+        return SubwordSampler(self._proto)
 
     @classmethod
     def train(
@@ -101,24 +108,14 @@ class Tokenizer:
         )
         return ids
 
-    def sample(
-        self, texts: Sequence[str], *, alpha: float, nbest: int = -1, seed: int
-    ) -> list[list[int]]:
-        """Like `encode`, with a segmentation drawn at random; the seed decides which.
+    def sample(self, texts: Sequence[str], *, alpha: float, seed: int) -> list[list[int]]:
+        """Like `encode`, with segmentations drawn at random; texts and seed alone decide which.
 
-        For unigram, `alpha` sharpens the distribution over segmentations (Kudo 2018, eq. 9; 0 is
-        uniform) of which the `nbest` likeliest take part, -1 for all. For BPE it is the probability
-        that a merge is left out (Provilkov et al. 2020) and `nbest` has no meaning.
+        For unigram, `alpha` sharpens the distribution over all segmentations (0 is uniform); for
+        BPE it is the probability that a merge is left out. See `SubwordSampler`.
         """
-        sentencepiece.set_random_generator_seed(seed % (2**32 - 1))
-        ids: list[list[int]] = self._processor.encode(
-            list(_composed(texts, empty=True)),
-            enable_sampling=True,
-            alpha=alpha,
-            nbest_size=nbest,
-            num_threads=1,
-        )
-        return ids
+        random = Random(seed)
+        return [self._sampler.draw(best, alpha=alpha, random=random) for best in self.encode(texts)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; padding, begin and end are dropped, an unknown shows as ⁇."""
