@@ -10,7 +10,7 @@ Shape letters: B rows (sentence pairs), S source length, T target length, N kept
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import numpy as np
@@ -164,7 +164,9 @@ class Batch:
     ``target_in`` starts with bos and ``target_out`` ends with eos: row t of the one predicts
     row t of the other. ``kept_N`` numbers the kept positions of the flattened target, known here
     without asking the device. The empty batch has one row that keeps no target position, so that
-    every model can run it, and weighs nothing.
+    every model can run it, and weighs nothing. ``aligned_BTS``, where there are alignments, is how
+    much of each target token comes from each source token: rows sum to one, or are zero where a
+    token is not aligned.
     """
 
     source_BS: Tensor
@@ -174,6 +176,7 @@ class Batch:
     target_keep_BT: Tensor
     kept_N: Tensor
     index_B: Tensor
+    aligned_BTS: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -186,20 +189,12 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """A copy on ``device``; the transfer to a GPU does not wait."""
+        tensors = {part.name: getattr(self, part.name) for part in fields(self)}
+        there = {name: tensor for name, tensor in tensors.items() if tensor is not None}
         if torch.device(device).type == "cuda":
-            return Batch(*(t.pin_memory().to(device, non_blocking=True) for t in self._tensors()))
-        return Batch(*(tensor.to(device) for tensor in self._tensors()))
-
-    def _tensors(self) -> tuple[Tensor, ...]:
-        return (
-            self.source_BS,
-            self.source_keep_BS,
-            self.target_in_BT,
-            self.target_out_BT,
-            self.target_keep_BT,
-            self.kept_N,
-            self.index_B,
-        )
+            pinned = {name: tensor.pin_memory() for name, tensor in there.items()}
+            return Batch(**{name: t.to(device, non_blocking=True) for name, t in pinned.items()})
+        return Batch(**{name: tensor.to(device) for name, tensor in there.items()})
 
 
 def collate(
@@ -210,11 +205,13 @@ def collate(
     bos: int,
     eos: int,
     index: np.ndarray | None = None,
+    links: Sequence[np.ndarray] | None = None,
 ) -> Batch:
     """Pad rows of ids (without special ids) into a ``Batch``; every source ends in eos.
 
     Args:
         index: the pair number of each row; 0, 1, … when not given.
+        links: which target token of a row is linked with which source token, boolean [T, S].
     """
     if len(source_rows) != len(target_rows):
         raise ValueError(f"{len(source_rows)} source rows, {len(target_rows)} target rows")
@@ -237,7 +234,19 @@ def collate(
         target_keep_BT=torch.from_numpy(target_keep),
         kept_N=torch.from_numpy(np.flatnonzero(target_keep)),
         index_B=torch.from_numpy(numbers.astype(np.int64)),
+        aligned_BTS=None if links is None else torch.from_numpy(_aligned(links, target, source)),
     )
+
+
+def _aligned(links: Sequence[np.ndarray], target: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Links as shares of each target token, float32 [B, T, S]; end tokens are linked."""
+    shares = np.zeros((*target.shape, source.shape[1]), dtype=np.float32)
+    for matrix, linked in zip(shares, links, strict=False):  # the empty batch has a row, no links
+        t, s = linked.shape
+        matrix[:t, :s] = linked
+        matrix[t, s] = 1.0
+    shares /= shares.sum(-1, keepdims=True).clip(min=1.0)
+    return shares
 
 
 def _padded(
@@ -255,6 +264,10 @@ def _padded(
     return ids, keep
 
 
+Links = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
+"""(pair, source ids, target ids) -> which target token is linked with which source token [T, S]."""
+
+
 @dataclass(frozen=True)
 class Epoch:
     """One epoch's plan and what is needed to make its batches."""
@@ -267,16 +280,18 @@ class Epoch:
     pad: int
     bos: int
     eos: int
+    links: Links | None = None
 
     def batch(self, pairs: np.ndarray) -> Batch:
         """The pairs as tensors; none of them gives the empty batch."""
+        numbers = pairs.tolist()
+        source = [self.source[number] for number in numbers]
+        target = [self.target[number] for number in numbers]
+        links = None
+        if self.links is not None:
+            links = [self.links(*row) for row in zip(numbers, source, target, strict=True)]
         return collate(
-            [self.source[number] for number in pairs.tolist()],
-            [self.target[number] for number in pairs.tolist()],
-            pad=self.pad,
-            bos=self.bos,
-            eos=self.eos,
-            index=pairs,
+            source, target, pad=self.pad, bos=self.bos, eos=self.eos, index=pairs, links=links
         )
 
     def target_tokens(self, pairs: np.ndarray) -> int:
@@ -303,6 +318,7 @@ class TrainingPairs:
         sample: epoch -> freshly segmented (source, target) ids, see ``subword_sampler``; a pair
             whose sampled ids are above the budget or the model's positions keeps its stored ids.
         max_source, max_target: positions the model knows, end (or begin) of sentence included.
+        links: which tokens of a pair are linked, where batches are to say so.
     """
 
     source: Rows
@@ -317,6 +333,7 @@ class TrainingPairs:
     sample: Sampler | None = None
     max_source: int | None = None
     max_target: int | None = None
+    links: Links | None = None
     _last: tuple[int, Epoch] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -349,7 +366,15 @@ class TrainingPairs:
         if not plan:
             raise UserError(f"every pair is above train.batch_tokens={self.batch_tokens}; raise it")
         return Epoch(
-            plan, source, target, source_lengths, target_lengths, self.pad, self.bos, self.eos
+            plan,
+            source,
+            target,
+            source_lengths,
+            target_lengths,
+            self.pad,
+            self.bos,
+            self.eos,
+            self.links,
         )
 
     def _fitting(self, source: Rows, target: Rows) -> tuple[Rows, Rows]:

@@ -234,3 +234,17 @@ def split_by_hash(hashes: np.ndarray, keep: np.ndarray, sizes: Mapping[str, int]
         part[keep & np.isin(hashes, sources[first:last])] = number
         first = last
     return part
+
+
+def check_funnel(funnel: Mapping[str, Any], max_removed: float) -> None:
+    """Refuse an empty training corpus, and one that lost more than the user allows."""
+    removed, read = funnel["removed"], funnel["read"]
+    most = f", most by {max(removed, key=removed.get)}" if removed else ""
+    if funnel["kept"] == 0:
+        raise UserError(f"no pair is left for training of {read:,} read{most}")
+    share = sum(removed.values()) / read
+    if share > max_removed:
+        raise UserError(
+            f"the filters removed {share:.0%} of {read:,} pairs{most}; if that is right, allow it "
+            f"with data.max_removed= (now {max_removed})"
+        )

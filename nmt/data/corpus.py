@@ -52,7 +52,7 @@ class PlainFiles:
     paths: tuple[Path, ...]
 
     def inputs(self) -> list[Path]:
-        return [_on_disk(path) for path in self.paths]
+        return [on_disk(path) for path in self.paths]
 
     def rows(self, notes: Counter[str], *, drop_invalid: bool = False) -> Iterator[Row]:
         paths = self.inputs()
@@ -72,7 +72,7 @@ class Table:
     columns: tuple[int, ...] = (0, 1)
 
     def inputs(self) -> list[Path]:
-        return [_on_disk(self.path)]
+        return [on_disk(self.path)]
 
     def rows(self, notes: Counter[str], *, drop_invalid: bool = False) -> Iterator[Row]:
         (path,) = self.inputs()
@@ -99,7 +99,7 @@ class JsonLines:
     columns: tuple[str, ...]
 
     def inputs(self) -> list[Path]:
-        return [_on_disk(self.path)]
+        return [on_disk(self.path)]
 
     def rows(self, notes: Counter[str], *, drop_invalid: bool = False) -> Iterator[Row]:
         (path,) = self.inputs()
@@ -279,7 +279,7 @@ def _encoding_guess(number: int, line: bytes) -> str:
     return ""
 
 
-def _on_disk(path: Path) -> Path:
+def on_disk(path: Path) -> Path:
     """The path, or the same with .gz if only that is there."""
     zipped = path.with_name(path.name + ".gz")
     return zipped if zipped.is_file() and not path.is_file() else path

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections import Counter
@@ -25,11 +24,15 @@ import numpy as np
 from nmt import config
 from nmt.config import DataConfig, Source, TokenizerConfig
 from nmt.data import cleaning, corpus, staging
+from nmt.data.alignment import keep_alignments
 from nmt.data.cleaning import Funnel
 from nmt.data.corpus import EMBEDDED_SPLITS, Corpus, Embedded, Generated, Hub, JsonLines, Table
 from nmt.data.prepared import (
+    ALIGNMENTS,
     FORMAT,
     Prepared,
+    cache_folder,
+    is_whole,
     open_prepared,
     show_examples,
     write_gold,
@@ -67,15 +70,15 @@ def prepare(data: DataConfig, tokenizer: TokenizerConfig, *, report: Report) -> 
         cache.mkdir(parents=True, exist_ok=True)
         parts = _find_parts(data)
         _check_there(data, parts)
-        files = [file for part in parts for file in part.corpus.inputs()]
+        files = [file for part in parts for file in part.inputs()]
         inputs = corpus.hash_inputs(files, cache / "hashes.json", report)
         fingerprint = _fingerprint(data, tokenizer, parts, inputs)
         folder = cache / f"{data.name}-{fingerprint[:10]}"
-        if _is_whole(folder):
+        if is_whole(folder):
             report(f"data: {folder} (up to date)")
         else:
             with _locked(cache / f".{folder.name}.lock", report):
-                if not _is_whole(folder):  # nobody made it while we waited
+                if not is_whole(folder):  # nobody made it while we waited
                     report(f"data: preparing {data.name}")
                     identity = {"fingerprint": fingerprint, "inputs": inputs}
                     _build(folder, data, tokenizer, parts, identity, report)
@@ -86,22 +89,8 @@ def prepare(data: DataConfig, tokenizer: TokenizerConfig, *, report: Report) -> 
             "data.cache= names another folder"
         ) from error
     prepared = open_prepared(folder)
-    _check_funnel(prepared.manifest["funnel"], data.max_removed)
+    cleaning.check_funnel(prepared.manifest["funnel"], data.max_removed)
     return prepared
-
-
-def _is_whole(folder: Path) -> bool:
-    return (folder / "manifest.json").exists()
-
-
-def cache_folder(cache: str | None) -> Path:
-    """Where prepared data goes: `cache`, $NMT_CACHE, the checkout, or the user's cache."""
-    if cache or os.environ.get("NMT_CACHE"):
-        return Path(cache or os.environ["NMT_CACHE"])
-    checkout = Path(__file__).resolve().parents[2]
-    if (checkout / "pyproject.toml").exists():
-        return checkout / "data" / "prepared"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nmt"
 
 
 # --- where the parts are -------------------------------------------------------------------------
@@ -115,12 +104,20 @@ class _Part:
     name: str
     corpus: Corpus
     tag: str = ""
+    alignments: Path | None = None
+
+    def inputs(self) -> list[Path]:
+        """The files whose content is the part."""
+        return [*self.corpus.inputs(), *([self.alignments] if self.alignments else [])]
 
     def described(self, hashes: dict[str, str]) -> dict[str, Any]:
         """What the fingerprint covers: content and role, not where it lies."""
         part = self.corpus.split if isinstance(self.corpus, Hub | Embedded) else ""
         content = [hashes[str(path.resolve())] for path in self.corpus.inputs()]
-        return {"split": self.split, "tag": self.tag, "part": part, "content": content}
+        facts = {"split": self.split, "tag": self.tag, "part": part, "content": content}
+        if self.alignments is not None:  # without them the fingerprint is what it was before them
+            facts["alignments"] = hashes[str(self.alignments.resolve())]
+        return facts
 
 
 def _find_parts(data: DataConfig) -> list[_Part]:
@@ -129,6 +126,8 @@ def _find_parts(data: DataConfig) -> list[_Part]:
     if data.source == Source.grammar:
         if data.train or data.valid or data.test:
             raise UserError("data.train= needs data=files, tsv, jsonl or hub")
+        if data.alignments:
+            raise UserError("data.alignments= is for other data: the embedded corpus has its own")
         lexicon = config.resource("lexicon_en_fr.yaml")
         generated = Generated(lexicon, **asdict(data.grammar))
         return [_Part(s, s, Embedded(s, generated, data.reverse)) for s in EMBEDDED_SPLITS]
@@ -144,7 +143,17 @@ def _find_parts(data: DataConfig) -> list[_Part]:
                 raise UserError(f"data.{role}: {c.name}: only weight 1 is supported so far")
             if " " in c.tag:
                 raise UserError(f"data.{role}: {c.name}: a tag cannot have a space: {c.tag!r}")
-    return parts + _hub_parts(data, parts)
+    parts += _hub_parts(data, parts)
+    if data.alignments is None:
+        return parts
+    names = [part.name for part in parts if part.split == "train"]
+    if len(names) > 1:
+        raise UserError(
+            f"data.alignments= goes with one training corpus, not with {len(names)} "
+            f"({', '.join(names)}): put them into one"
+        )
+    file = corpus.on_disk(Path(data.root) / data.alignments)
+    return [replace(parts[0], alignments=file), *parts[1:]]
 
 
 def _languages(data: DataConfig) -> tuple[str, str]:
@@ -208,7 +217,7 @@ def _hub_parts(data: DataConfig, parts: Sequence[_Part]) -> list[_Part]:
 
 def _check_there(data: DataConfig, parts: Sequence[_Part]) -> None:
     """Name every missing file at once, and where a known corpus is to be had."""
-    files = dict.fromkeys(file for part in parts for file in part.corpus.inputs())
+    files = dict.fromkeys(file for part in parts for file in part.inputs())
     missing = ", ".join(str(file) for file in files if not file.is_file())
     if missing:
         hint = f"; {data.hint}" if data.hint else "; data.root= names the folder it lies in"
@@ -297,7 +306,16 @@ def _fill(
     for line in (*funnel.lines(), *(f"  {what}: {count:,}" for what, count in notes.items())):
         report(line)
     _report_overlap(overlap, report)
-    _check_funnel(funnel.as_dict(), data.max_removed)
+    cleaning.check_funnel(funnel.as_dict(), data.max_removed)
+    if parts[0].alignments is not None:
+        keep_alignments(
+            draft / ALIGNMENTS,
+            parts[0].alignments,
+            staged.numbered(0),
+            rows=funnel.read,
+            reverse=data.reverse,
+            tag=parts[0].tag,
+        )
 
     tokenizers = staging.train_tokenizers(
         staged,
@@ -416,20 +434,6 @@ def _missing_sizes(
     if "valid" not in held_out and "valid" not in sizes:
         raise UserError("training needs dev data: give data.valid= or data.valid_size= above 0")
     return sizes
-
-
-def _check_funnel(funnel: dict[str, Any], max_removed: float) -> None:
-    """Refuse an empty training corpus, and one that lost more than the user allows."""
-    removed, read = funnel["removed"], funnel["read"]
-    most = f", most by {max(removed, key=removed.get)}" if removed else ""
-    if funnel["kept"] == 0:
-        raise UserError(f"no pair is left for training of {read:,} read{most}")
-    share = sum(removed.values()) / read
-    if share > max_removed:
-        raise UserError(
-            f"the filters removed {share:.0%} of {read:,} pairs{most}; if that is right, allow it "
-            f"with data.max_removed= (now {max_removed})"
-        )
 
 
 def _symbols(tokenizer: TokenizerConfig, parts: Sequence[_Part]) -> list[str]:

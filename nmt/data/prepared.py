@@ -1,9 +1,10 @@
-"""A prepared folder: tokenizers, memory-mapped splits, references, gold."""
+"""A prepared folder: where it is, tokenizers, memory-mapped splits, references, gold, links."""
 
 from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from nmt.data.alignment import WordLinks, open_alignments, ragged_links
 from nmt.data.store import Store, open_store
 from nmt.data.tokenizer import Tokenizers
 from nmt.errors import UserError
 
 FORMAT = 1
 """Format number of the folder, in its manifest."""
+ALIGNMENTS = "alignments"
+"""Where in the folder given word alignments lie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,32 @@ class Prepared:
             return None
         with path.open(encoding="utf-8", newline="\n") as lines:
             return [json.loads(line) for line in lines]
+
+    def word_links(self) -> WordLinks | None:
+        """Word alignments of the training pairs: given ones, else gold ones, else None."""
+        if (self.folder / ALIGNMENTS).exists():
+            return open_alignments(self.folder / ALIGNMENTS)
+        gold = self.gold("train")
+        if gold is None:
+            return None
+        from nmt.data.grammar import words
+
+        return WordLinks(ragged_links(facts["alignment"] for facts in gold), words)
+
+
+def cache_folder(cache: str | None) -> Path:
+    """Where prepared data goes: `cache`, $NMT_CACHE, the checkout, or the user's cache."""
+    if cache or os.environ.get("NMT_CACHE"):
+        return Path(cache or os.environ["NMT_CACHE"])
+    checkout = Path(__file__).resolve().parents[2]
+    if (checkout / "pyproject.toml").exists():
+        return checkout / "data" / "prepared"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nmt"
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether there is a prepared folder; it appears all at once."""
+    return (folder / "manifest.json").exists()
 
 
 def open_prepared(folder: Path) -> Prepared:

@@ -82,6 +82,12 @@ class Staged:
         numbers = enumerate(sizes, 1)
         return {name: int(np.count_nonzero(self.part == number)) for number, name in numbers}
 
+    def numbered(self, part: int) -> Iterator[tuple[int, str, str]]:
+        """Row among all rows read, source and target of each pair of one part, in order."""
+        rows = iter(self.numbers[self.part == part].tolist())
+        for texts in self.chunks(part):
+            yield from zip(islice(rows, len(texts[0])), *texts, strict=True)
+
     def chunks(self, part: int, some: np.ndarray | None = None) -> Iterator[Texts]:
         """The texts of one part in the order of the corpus, all or where the mask `some` is set."""
         wanted = self.part == part

@@ -253,3 +253,60 @@ def test_seeds_differ_where_their_parts_do() -> None:
     seeds = {derive_seed(a, b, c) for a in range(5) for b in range(5) for c in range(5)}
     assert len(seeds) == 125
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_links_become_shares_of_each_target_token() -> None:
+    """Two tokens share one, one has two, one has none; ends are linked; padding has nothing."""
+    first = np.array([[1, 1, 0], [0, 0, 0], [0, 0, 1]], dtype=bool)  # [T, S]
+    second = np.zeros((0, 1), dtype=bool)
+    batch = collate([[5, 6, 7], [8]], [[4, 5, 6], []], pad=0, bos=2, eos=3, links=[first, second])
+    expected = torch.zeros(2, 4, 4)
+    expected[0, 0, 0] = expected[0, 0, 1] = 0.5
+    expected[0, 2, 2] = expected[0, 3, 3] = 1.0
+    expected[1, 0, 1] = 1.0
+    assert batch.aligned_BTS is not None
+    assert torch.equal(batch.aligned_BTS, expected)
+    moved = batch.to("meta")
+    assert moved.aligned_BTS is not None
+    assert moved.aligned_BTS.shape == (2, 4, 4)
+    assert moved.aligned_BTS.device.type == "meta"
+
+
+def test_without_links_nothing_is_aligned() -> None:
+    batch = collate([[5]], [[4]], pad=0, bos=2, eos=3)
+    assert batch.aligned_BTS is None
+    assert batch.to("cpu").aligned_BTS is None
+    empty = collate([], [], pad=0, bos=2, eos=3, links=[])
+    assert empty.aligned_BTS is not None
+    assert torch.equal(empty.aligned_BTS, torch.zeros(1, 1, 1))
+
+
+def test_an_epoch_asks_for_links_by_pair_and_by_the_ids_it_uses() -> None:
+    """Sampled ids where they fit, stored ids elsewhere."""
+    stored = numbers([3, 4, 5, 6])
+    sampled = numbers([1, 2, 30, 1])
+    asked: dict[int, tuple[list[int], list[int]]] = {}
+
+    def links(pair: int, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+        asked[pair] = source.tolist(), target.tolist()
+        return np.ones((len(target), len(source)), dtype=bool)
+
+    pairs = TrainingPairs(
+        source=stored, target=stored, batch_tokens=40, pool=4, seed=1, pad=0, bos=2, eos=3,
+        sample=lambda epoch: (sampled, sampled), links=links,
+    )  # fmt: skip
+    epoch = pairs.epoch(0)
+    for chosen in epoch.plan:
+        batch = epoch.batch(chosen)
+        assert batch.aligned_BTS is not None
+        assert torch.equal(batch.aligned_BTS.sum(-1) > 0, batch.target_keep_BT)
+    assert {pair: len(source) for pair, (source, _) in asked.items()} == {0: 1, 1: 2, 2: 5, 3: 1}
+    assert all(source == target for source, target in asked.values())
+    assert epoch.batch(np.empty(0, dtype=np.int64)).aligned_BTS is not None
+
+
+def numbers(lengths: list[int]) -> Ragged:
+    """Row i has ``lengths[i]`` times the number i."""
+    sizes = np.array(lengths, dtype=np.int32)
+    offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    return Ragged(np.repeat(np.arange(len(lengths)), sizes), offsets, sizes)
