@@ -4,7 +4,8 @@ Search never learns the architecture: it encodes once, asks for one step at a ti
 what the model handed out through ``Memory.select`` and ``Cache.select``.
 
 Shapes: B sentences still searched, K hypotheses a sentence, N = B * K rows (the K of a sentence are
-neighbours), C candidates a sentence, V vocabulary, T tokens so far, Q best finished scores kept.
+neighbours), C candidates a sentence, V vocabulary, T tokens so far, Q best finished scores kept,
+M slots of the memory.
 Dead places are marked by a log-probability of minus infinity.
 """
 
@@ -12,16 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nmt.decoding.penalties import attention_of, coverage_penalty, length_penalty, nothing_covered
 from nmt.errors import UserError
-from nmt.models.seq2seq import Seq2Seq, Source
-
-Number = TypeVar("Number", Tensor, float)
+from nmt.models.seq2seq import Seq2Seq, Source, Trace
 
 SLACK = 10
 """Tokens a hypothesis may have beyond ``max_length_ratio`` times its source: short ones need it."""
@@ -46,6 +45,7 @@ class SearchOptions:
 
     beam: int = 5
     length_penalty: float = 1.0
+    coverage_penalty: float = 0.0
     max_length_ratio: float = 3.0
     max_length: int = 256
     min_length: int = 0
@@ -61,7 +61,9 @@ class SearchOptions:
     def __post_init__(self) -> None:
         least = {"beam": 1, "n_best": 1, "max_length": 1, "min_length": 0, "seed": 0}
         for name, low in (
-            least | {"length_penalty": 0, "no_repeat_ngram": 0, "top_k": 0, "max_length_ratio": 0}
+            least
+            | {"length_penalty": 0, "coverage_penalty": 0, "no_repeat_ngram": 0, "top_k": 0}
+            | {"max_length_ratio": 0}
         ).items():
             if getattr(self, name) < low:
                 raise UserError(f"search: {name} must be at least {low}, got {getattr(self, name)}")
@@ -86,23 +88,15 @@ class Hypothesis:
 
     ``log_prob`` is the model's log P(ids, end | source): never filtered, tempered or renormalised,
     so that it equals what scoring the same ids gives. ``score`` is ``log_prob`` over the length
-    penalty. ``finished`` is False where the length limit forced an end the model had not chosen.
+    penalty, plus ``coverage``, the coverage penalty (at most 0). ``finished`` is False where the
+    length limit forced an end the model had not chosen.
     """
 
     ids: list[int]
     score: float
     log_prob: float
     finished: bool
-
-
-def length_penalty(tokens: Number, exponent: float) -> Number:
-    """lp = ((5 + n) / 6)^a of Wu et al. 2016, Eq. 14.
-
-    n counts the end token, because its log-probability is in the sum being divided; lp is therefore
-    1 for the empty translation.
-    """
-    penalty: Number = ((5 + tokens) / 6) ** exponent
-    return penalty
+    coverage: float = 0.0
 
 
 def search(
@@ -121,7 +115,8 @@ def search(
 
     What a sentence gets does not depend on its batch-mates. A search stops early only where that
     changes nothing: no live hypothesis can beat the worst of the ``n_best`` kept ones, since
-    further tokens add at best 0 to its log-probability and the limit bounds the length penalty.
+    further tokens add at best 0 to its log-probability, the limit bounds the length penalty and the
+    coverage penalty only lowers a score.
 
     Args:
         model: in evaluation mode (see `inference`).
@@ -131,7 +126,8 @@ def search(
             when not given.
 
     Raises:
-        UserError: a prefix is longer than the positions the model knows.
+        UserError: a prefix is longer than the positions the model knows, or a coverage penalty is
+            asked of a model without cross-attention weights.
     """
     with torch.inference_mode():
         memory = model.encode(source)
@@ -139,12 +135,18 @@ def search(
         limits = _limits(source.keep_BS.sum(1).tolist(), prefix, options, model.max_target_length)
         state = _State.start(limits, prefix, keys, options, bos, source.ids_BS.device)
         never = [pad, bos, unk] if options.forbid_unk else [pad, bos]
+        if options.coverage_penalty:
+            state.covered_BKM = nothing_covered(source, eos).unsqueeze(1)
         cache = model.start(memory, state.reads(), max(limits) + 1)
         found: list[list[Hypothesis]] = [[] for _ in limits]
         while True:
-            hidden_N1D, cache = model.decode(
-                state.tokens_BKT[:, :, -1].reshape(-1, 1), memory, cache
-            )
+            last_N1 = state.tokens_BKT[:, :, -1].reshape(-1, 1)
+            cross: Trace = None if state.covered_BKM is None else []
+            hidden_N1D, cache = model.decode(last_N1, memory, cache, cross)
+            if state.covered_BKM is not None:
+                seen_NM = attention_of(cross, model, source, last_N1)
+                seen_BKM = seen_NM.unflatten(0, (len(state.sentences), -1))
+                state.covered_BKM = state.covered_BKM + seen_BKM
             logits_NV = model.project(hidden_N1D[:, -1])
             logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
             normaliser_N = logits_NV.logsumexp(-1)
@@ -175,6 +177,7 @@ class _State:
     ended_B: Tensor  # finished hypotheses: places taken from the beam
     prefix_BP: Tensor  # forced ids, -1 where free
     noise_BKT: Tensor | None  # uniform numbers that the samples of a place are drawn with
+    covered_BKM: Tensor | None = None  # attention each slot has had, under a coverage penalty
 
     @classmethod
     def start(
@@ -373,6 +376,11 @@ def _close(
     rows_E, places_E = ends_BC.nonzero(as_tuple=True)
     if len(rows_E):
         score_BC = step.log_prob_BC / length_penalty(state.length + 1, options.length_penalty)
+        coverage_BC = torch.zeros_like(score_BC)
+        if state.covered_BKM is not None:
+            coverage_BK = coverage_penalty(state.covered_BKM, options.coverage_penalty)
+            coverage_BC = coverage_BK.gather(1, step.parent_BC)
+            score_BC = score_BC + coverage_BC
         ended_BC = score_BC.masked_fill(~ends_BC, -torch.inf)
         both = torch.cat([state.kept_BQ.to(ended_BC.dtype), ended_BC], 1)
         state.kept_BQ = both.topk(options.n_best).values
@@ -383,10 +391,11 @@ def _close(
             state.tokens_BKT[rows_E, parents_E, 1:],
             score_BC[rows_E, places_E],
             step.log_prob_BC[rows_E, places_E],
-            cut_BK[rows_E, parents_E],
+            ~cut_BK[rows_E, parents_E],
+            coverage_BC[rows_E, places_E],
         )
-        for row, ids, score, log_prob, cut in zip(*(c.tolist() for c in columns), strict=True):
-            found[state.sentences[row]].append(Hypothesis(ids, score, log_prob, not cut))
+        for row, *rest in zip(*(column.tolist() for column in columns), strict=True):
+            found[state.sentences[row]].append(Hypothesis(*rest))
     return ends_BC
 
 
@@ -420,6 +429,8 @@ def _advance(
     )
     if state.noise_BKT is not None:
         state.noise_BKT = state.noise_BKT.flatten(0, 1)[rows_N].view(len(alive), width, -1)
+    if state.covered_BKM is not None:
+        state.covered_BKM = state.covered_BKM.flatten(0, 1)[rows_N].view(len(alive), width, -1)
     state.log_prob_BK = log_prob_BK
     if len(alive) == b and width == k:
         return None, (None if k == 1 else rows_N), None

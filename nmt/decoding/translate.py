@@ -20,7 +20,8 @@ from torch import Tensor
 from nmt.data.batching import Batch, collate
 from nmt.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer, Tokenizers
 from nmt.decoding.lines import Report, warn
-from nmt.decoding.search import Hypothesis, SearchOptions, length_penalty, search
+from nmt.decoding.penalties import length_penalty
+from nmt.decoding.search import Hypothesis, SearchOptions, search
 from nmt.errors import UserError
 from nmt.models.seq2seq import Seq2Seq, Source
 
@@ -299,7 +300,8 @@ def _joined(
         n_best.append(
             Candidate(
                 text=joiner.join(text for text in texts if text),
-                score=log_prob / length_penalty(tokens, options.length_penalty),
+                score=log_prob / length_penalty(tokens, options.length_penalty)
+                + sum(hypothesis.coverage for hypothesis in hypotheses),
                 log_prob=log_prob,
                 tokens=tokens,
                 ids=ids,

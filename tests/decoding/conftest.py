@@ -19,13 +19,17 @@ SPECIAL = {"pad": PAD, "unk": UNK, "bos": BOS, "eos": EOS}
 Script = Callable[[tuple[int, ...], tuple[int, ...]], Sequence[float]]
 """(source ids, target ids so far) -> log-probability of each next token."""
 
+Looks = Callable[[tuple[int, ...], tuple[int, ...]], np.ndarray]
+"""(source ids, target ids so far) -> attention [layers, heads, source ids] of the next token."""
+
 
 @dataclass
 class ScriptedMemory:
     sources: list[tuple[int, ...]]
+    slots: int
 
     def select(self, rows: Tensor) -> ScriptedMemory:
-        return ScriptedMemory([self.sources[r] for r in rows.tolist()])
+        return ScriptedMemory([self.sources[r] for r in rows.tolist()], self.slots)
 
 
 @dataclass
@@ -42,9 +46,16 @@ class ScriptedCache:
 class ScriptedModel(nn.Module):
     """Hidden states are the scripted log-probabilities; counts what search asks for."""
 
-    def __init__(self, script: Script, vocab: int, max_target_length: int | None = None) -> None:
+    def __init__(
+        self,
+        script: Script,
+        vocab: int,
+        max_target_length: int | None = None,
+        looks: Looks | None = None,
+    ) -> None:
         super().__init__()
         self.script = script
+        self.looks = looks
         self.source_vocab = self.target_vocab = vocab
         self.max_source_length: int | None = None
         self.max_target_length = max_target_length
@@ -58,7 +69,8 @@ class ScriptedModel(nn.Module):
             [
                 tuple(ids[keep].tolist())
                 for ids, keep in zip(source.ids_BS, source.keep_BS, strict=True)
-            ]
+            ],
+            source.ids_BS.shape[1],
         )
 
     def start(self, memory: ScriptedMemory, rows: Tensor, capacity: int) -> ScriptedCache:
@@ -66,7 +78,11 @@ class ScriptedModel(nn.Module):
         return ScriptedCache(rows.tolist(), [()] * len(rows))
 
     def decode(
-        self, tgt_NT: Tensor, memory: ScriptedMemory, cache: ScriptedCache
+        self,
+        tgt_NT: Tensor,
+        memory: ScriptedMemory,
+        cache: ScriptedCache,
+        cross: list[Tensor] | None = None,
     ) -> tuple[Tensor, ScriptedCache]:
         assert len(tgt_NT) == len(cache.past) == len(cache.reads)
         self.rows.append(len(tgt_NT))
@@ -81,10 +97,23 @@ class ScriptedModel(nn.Module):
                     for read, p in zip(cache.reads, past, strict=True)
                 ]
             )
+        if cross is not None and self.looks is not None:
+            assert tgt_NT.shape[1] == 1
+            seen = [
+                self.looks(memory.sources[read], p[1:])
+                for read, p in zip(cache.reads, past, strict=True)
+            ]
+            width = ((0, 0), (0, 0))
+            seen = [np.pad(s, (*width, (0, memory.slots - s.shape[2]))) for s in seen]
+            cross += torch.tensor(np.stack(seen, 1))[:, :, :, None].unbind(0)
         return torch.tensor(hidden, dtype=torch.float64).transpose(0, 1), replace(cache, past=past)
 
     def project(self, hidden: Tensor) -> Tensor:
         return hidden.clone()
+
+    def explain(self, source: SimpleNamespace, tgt_BT: Tensor) -> SimpleNamespace:
+        assert len(tgt_BT) == len(source.ids_BS)
+        return SimpleNamespace(missing={"cross": "it is a script"})
 
 
 def random_script(vocab: int, seed: int, sharpness: float = 2.0) -> Script:
@@ -96,6 +125,18 @@ def random_script(vocab: int, seed: int, sharpness: float = 2.0) -> Script:
         return list(logits - math.log(np.exp(logits).sum()))
 
     return script
+
+
+def random_looks(seed: int, layers: int = 2, heads: int = 3) -> Looks:
+    """Different, repeatable, sharp weights for every source and beginning of a target."""
+
+    def looks(source: tuple[int, ...], prefix: tuple[int, ...]) -> np.ndarray:
+        key = zlib.crc32(repr((seed, source, prefix, "looks")).encode())
+        logits = np.random.default_rng(key).normal(size=(layers, heads, len(source))) * 3
+        weights = np.exp(logits)
+        return weights / weights.sum(-1, keepdims=True)
+
+    return looks
 
 
 def make_source(rows: Sequence[Sequence[int]]) -> SimpleNamespace:
@@ -113,6 +154,7 @@ def scripted() -> SimpleNamespace:
     return SimpleNamespace(
         Model=ScriptedModel,
         random_script=random_script,
+        random_looks=random_looks,
         source=make_source,
         special=SPECIAL,
         EOS=EOS,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import itertools
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -200,6 +202,22 @@ def test_what_the_model_knows_is_a_limit_too(scripted, tokenizers):
     [found] = translate(model, tokenizers, [TEXT[1]], SHORT, report=lambda message: None)
     assert found.parts > 1
     assert found.text.replace(" ", "") == TEXT[1].replace(" ", "")
+
+
+def test_parts_of_a_long_line_add_their_coverage(scripted, tokenizers):
+    """Every token of the source has half of all attention: each costs b log 0.5."""
+
+    def looks(source, prefix):
+        return np.full((1, 1, len(source)), 0.5 / (len(source)))
+
+    size = tokenizers.target.size
+    model = scripted.Model(copying(size), size, looks=looks)
+    options = replace(SHORT, coverage_penalty=0.1)
+    [found] = translate(model, tokenizers, [" ".join(TEXT[:3])], options, max_input=40)
+    assert found.parts > 1
+    plain = found.log_prob / ((5 + found.tokens) / 6)
+    cost = 0.1 * math.log(0.5) * (found.tokens - found.parts)
+    assert found.score == pytest.approx(plain + cost, abs=1e-6)
 
 
 def test_parts_of_a_language_without_spaces(copier, tokenizers):
