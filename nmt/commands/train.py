@@ -13,7 +13,9 @@ import torch
 from nmt import __version__, compose, runs
 from nmt.cli import Arguments
 from nmt.commands.validation import Validator
-from nmt.config import Config
+from nmt.config import Config, ModelKind, Pattern, Score
+from nmt.config import Source as DataSource
+from nmt.data.alignment import TokenLinks
 from nmt.data.batching import TrainingPairs, subword_sampler
 from nmt.data.prepare import prepare
 from nmt.data.prepared import Prepared
@@ -24,6 +26,7 @@ from nmt.models.seq2seq import Seq2Seq, Source
 from nmt.training.distributed import World, start
 from nmt.training.learner import Learner, resolve_precision
 from nmt.training.loop import Outcome, train
+from nmt.training.loss import CrossLosses
 from nmt.training.monitor import Monitor
 from nmt.training.optim import Schedule, make_optimizer, make_schedule
 from nmt.training.state import LoopOptions
@@ -35,6 +38,7 @@ INTERRUPTED = 130
 def main(arguments: Arguments) -> int:
     config, run = settle(arguments)
     check_pair(config.model, config.attention, joint=config.tokenizer.joint)
+    check_cross(config)
     if "--dry-run" in arguments.flags:
         print(dry_run(config, run))
         return 0
@@ -69,6 +73,33 @@ def settle(arguments: Arguments) -> tuple[Config, Path]:
     return runs.taken_up(compose.load(run / "config.yaml"), typed, words, run), run
 
 
+def check_cross(config: Config) -> None:
+    """Refuses what reads cross-attention weights where there are none, or no alignments.
+
+    Raises:
+        UserError: names the key, why it has no meaning here, and what to choose instead.
+    """
+    missing = ""
+    if config.attention.score == Score.none:
+        missing = "attention=none reads one fixed vector, so there are no weights"
+    elif config.attention.cross == Pattern.linear:
+        missing = "attention.cross=linear keeps running sums, so there are no weights"
+    for key, weight in (
+        ("train.guided_alignment", config.train.guided_alignment),
+        ("train.coverage_loss", config.train.coverage_loss),
+        ("search.coverage_penalty", config.search.coverage_penalty),
+    ):
+        if weight and missing:
+            raise UserError(f"{key}={weight:g}: {missing}; set it to 0, or choose other attention")
+    data = config.data
+    if config.train.guided_alignment and data.source != DataSource.grammar and not data.alignments:
+        raise UserError(
+            f"train.guided_alignment: data={data.name} has no word alignments; give them with "
+            "data.alignments=FILE (a line like 0-0 1-2 for each training pair), or take "
+            "data=mini_en_fr, which has its own"
+        )
+
+
 def train_run(config: Config, run: Path, world: World) -> Outcome:
     """Prepare, build and train one run."""
     if config.train.threads:
@@ -100,6 +131,11 @@ def train_run(config: Config, run: Path, world: World) -> Outcome:
         ),
         world=world,
         label_smoothing=config.train.label_smoothing,
+        cross_losses=CrossLosses(
+            guided=config.train.guided_alignment,
+            head=0 if config.model.kind == ModelKind.transformer else None,
+            coverage=config.train.coverage_loss,
+        ),
         clip=config.optim.clip or None,
         precision=precision,
         ema=config.train.ema,
@@ -153,6 +189,9 @@ def training_pairs(config: Config, prepared: Prepared, model: Seq2Seq) -> Traini
             pairs=len(store),
             seed=config.seed,
         )
+    links = None
+    if config.train.guided_alignment and (aligned := prepared.word_links()):
+        links = TokenLinks(aligned, store, tokenizers)
     return TrainingPairs(
         source=store.source,
         target=store.target,
@@ -165,6 +204,7 @@ def training_pairs(config: Config, prepared: Prepared, model: Seq2Seq) -> Traini
         sample=sample,
         max_source=model.max_source_length,
         max_target=model.max_target_length,
+        links=links,
     )
 
 

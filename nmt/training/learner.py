@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from nmt.data.batching import Batch, Cursor, Epoch, derive_seed, share, update_of
 from nmt.errors import UserError
 from nmt.files import replace_file
-from nmt.models.seq2seq import Seq2Seq, Source
+from nmt.models.seq2seq import Seq2Seq, Source, Trace
 from nmt.training.checkpoint import Saved, put_weights
 from nmt.training.distributed import World
-from nmt.training.loss import label_smoothed_cross_entropy
+from nmt.training.loss import CrossLosses, label_smoothed_cross_entropy
 from nmt.training.optim import (
     MovingAverage,
     optimizer_tensors,
@@ -85,15 +85,17 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 class Objective(nn.Module):
     """Model and loss as one module, so that what DDP wraps is all of forward."""
 
-    def __init__(self, model: Seq2Seq, smoothing: float) -> None:
+    def __init__(self, model: Seq2Seq, smoothing: float, cross_losses: CrossLosses) -> None:
         super().__init__()
         self.model = model
         self.smoothing = smoothing
+        self.cross_losses = cross_losses
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Sums over the batch's target tokens: (loss, negative log-likelihood)."""
+        """Sums over the batch's target tokens: (all losses, negative log-likelihood)."""
         source = Source(batch.source_BS, batch.source_keep_BS)
-        hidden_BTD = self.model(source, batch.target_in_BT)
+        cross: Trace = [] if self.cross_losses else None
+        hidden_BTD = self.model(source, batch.target_in_BT, cross)
         sums = label_smoothed_cross_entropy(
             self.model.project,
             hidden_BTD,
@@ -101,7 +103,10 @@ class Objective(nn.Module):
             batch.kept_N,
             smoothing=self.smoothing,
         )
-        return sums.loss, sums.nll
+        if cross is None:
+            return sums.loss, sums.nll
+        more = self.cross_losses.total(cross, batch.aligned_BTS, batch.target_keep_BT)
+        return sums.loss + more, sums.nll
 
 
 class Learner:
@@ -115,6 +120,7 @@ class Learner:
         model: on ``world.device``; the same weights on every rank.
         clip: largest norm of the gradient of the mean loss per target token; None does not clip.
         precision: of the computation, see ``resolve_precision``.
+        cross_losses: losses on cross-attention weights, added to that of the target tokens.
         ema: decay of the moving average; 0 keeps none.
         compile: run the model's forward through ``torch.compile`` (shapes vary).
     """
@@ -126,6 +132,7 @@ class Learner:
         *,
         world: World,
         label_smoothing: float = 0.0,
+        cross_losses: CrossLosses | None = None,
         clip: float | None = None,
         precision: torch.dtype = torch.float32,
         ema: float = 0.0,
@@ -138,7 +145,9 @@ class Learner:
         self.world = world
         self.precision = precision
         self.clip = clip
-        self.objective = world.wrap(Objective(model, label_smoothing))
+        self.objective = world.wrap(
+            Objective(model, label_smoothing, cross_losses or CrossLosses())
+        )
         self.average = MovingAverage(model, ema) if ema else None
         self.scales_loss = precision == torch.float16
         first_scale = 2.0**16 if self.scales_loss else 1.0

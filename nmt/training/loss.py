@@ -1,15 +1,18 @@
-"""Label-smoothed cross-entropy: a sum and a count, never a mean.
+"""What training minimises: sums over target tokens, never means.
 
-Shape letters: B rows, T target length, D width, V vocabulary, N kept target positions.
+Label-smoothed cross-entropy of the target tokens, and losses on cross-attention weights. Shape
+letters: B rows, T target length, S source length, H heads, D width, V vocabulary, N kept target
+positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # How many logits are in float at a time: what stays in a CPU's cache, or fills a GPU.
@@ -17,6 +20,9 @@ from torch import Tensor
 # itself (335 ms), F.cross_entropy 190 ms, recomputing the projection in chunks 210 ms.
 CPU_CHUNK = 2**18
 GPU_CHUNK = 2**25
+
+# Logarithms of weights end here: one that is zero, say outside a window, has no gradient to give.
+SMALLEST_WEIGHT = 1e-12
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,70 @@ def label_smoothed_cross_entropy(
     target_N = target_out_BT.flatten().index_select(0, kept_N)
     loss, nll = _SmoothedCrossEntropy.apply(project(hidden_ND), target_N, smoothing)
     return LossSums(loss, nll.detach(), len(kept_N))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossLosses:
+    """Weights of the losses on cross-attention; 0 is off.
+
+    ``guided`` is that of `guided_alignment_loss`, which looks at one ``head`` of the last decoder
+    layer but one (Garg et al. 2019), or at the mean over its heads where that is None; a decoder
+    with one layer of weights shows that one. ``coverage`` is that of `coverage_loss`.
+    """
+
+    guided: float = 0.0
+    head: int | None = None
+    coverage: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.guided or self.coverage)
+
+    def total(
+        self, cross: Sequence[Tensor], aligned_BTS: Tensor | None, target_keep_BT: Tensor
+    ) -> Tensor:
+        """The weighted sum of both.
+
+        Args:
+            cross: weights [B, H, T, S] of each layer that has any.
+            aligned_BTS: see `Batch`; only the guided loss reads it.
+        """
+        if not cross:
+            raise ValueError("the model has no cross-attention weights to be judged by")
+        sums = []
+        if self.guided:
+            if aligned_BTS is None:
+                raise ValueError("a guided alignment needs batches with alignments")
+            layer_BHTS = cross[max(len(cross) - 2, 0)]
+            weights_BTS = layer_BHTS.mean(1) if self.head is None else layer_BHTS[:, self.head]
+            sums.append(self.guided * guided_alignment_loss(weights_BTS, aligned_BTS))
+        if self.coverage:
+            sums.append(self.coverage * coverage_loss(cross, target_keep_BT))
+        return torch.stack(sums).sum()
+
+
+def guided_alignment_loss(weights_BTS: Tensor, aligned_BTS: Tensor) -> Tensor:
+    """- sum_t sum_s aligned_ts log weights_ts, the cross-entropy with given alignments.
+
+    Chen et al. 2016 ("Guided alignment training") and Mi et al. 2016 ("Supervised attentions");
+    Garg et al. 2019 for Transformers. A target token whose row of alignments is zero costs nothing.
+    The sum is divided by all target tokens, aligned or not, like the main loss.
+    """
+    return -(aligned_BTS * weights_BTS.clamp(min=SMALLEST_WEIGHT).log()).sum()
+
+
+def coverage_loss(cross: Sequence[Tensor], target_keep_BT: Tensor) -> Tensor:
+    """sum_t sum_s min(a_ts, sum_t'<t a_t's) of See et al. 2017, Eqs. 10, 12 and 13.
+
+    a is a layer's mean over heads of the weights [B, H, T, S]; the losses of several layers are
+    averaged. Only target tokens that count are summed over.
+    """
+    sums = []
+    for layer_BHTS in cross:
+        weights_BTS = layer_BHTS.mean(1)
+        before_BTS = F.pad(weights_BTS.cumsum(1)[:, :-1], (0, 0, 1, 0))
+        twice_BT = torch.minimum(weights_BTS, before_BTS).sum(2)
+        sums.append((twice_BT * target_keep_BT).sum())
+    return torch.stack(sums).mean()
 
 
 class _SmoothedCrossEntropy(torch.autograd.Function):
