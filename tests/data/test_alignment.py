@@ -133,7 +133,7 @@ def test_the_fingerprint_covers_the_alignments(
         ("0-0 1:1", r"links, line 8: '1:1' is no link; a line looks like 0-0 1-2"),
         ("0-0 -1-1", r"line 8: '-1-1' is no link"),
         ("0-0 1-", r"line 8: '1-' is no link"),
-        ("6-0", r"line 8: the link 6-0 is outside the sentences, which have 5 and 5 words"),
+        ("5-0", r"line 8: the link 5-0 is outside the sentences, which have 5 and 5 words"),
         ("0-5", r"line 8: the link 0-5 is outside the sentences, which have 5 and 5 words"),
     ],
 )
