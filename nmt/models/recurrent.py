@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from nmt.models.attention import Attention
 from nmt.models.cells import FedStack, FreeStack, StackSize, State
+from nmt.models.recurrent_attention import Attention, History, Projected
 from nmt.models.seq2seq import (
     Attentions,
     Cache,
@@ -23,11 +23,10 @@ from nmt.models.seq2seq import (
     Reads,
     Seq2Seq,
     Source,
+    Trace,
     slots,
     take_rows,
 )
-
-Trace = list[Tensor] | None  # where attention weights are collected, when someone asks
 
 
 @dataclass(kw_only=True)
@@ -35,22 +34,26 @@ class RecurrentMemory(Memory):
     """Encoder states and keys, or a fixed summary; and where the decoder starts."""
 
     state: State
-    values_BMD: Tensor | None = None
-    keys_BMA: Tensor | None = None
+    projected: Projected | None = None
     summary_BD: Tensor | None = None
 
 
 @dataclass
 class RecurrentCache(Cache):
-    """State after the last step; the vector fed to the next one where there is feeding."""
+    """State after the last step; where there is feeding, the vector fed to the next one.
+
+    The history is what the attention must know of the steps before.
+    """
 
     state: State
     fed_ND: Tensor | None
     reads: Reads
+    history: History | None = None
 
     def select(self, rows: Tensor, reads: Tensor | None = None) -> RecurrentCache:
         state, fed_ND = take_rows(self.state, rows), take_rows(self.fed_ND, rows)
-        return RecurrentCache(state, fed_ND, self.reads.select(rows, reads))
+        history = None if self.history is None else self.history.select(rows)
+        return RecurrentCache(state, fed_ND, self.reads.select(rows, reads), history)
 
 
 class Encoder(nn.Module):
@@ -152,11 +155,15 @@ class Decoder(nn.Module, ABC):
         """What is fed to the first step, where an output is fed to the next."""
         return None
 
+    def first_history(self, memory: RecurrentMemory, rows: int) -> History | None:
+        """What the attention knows before the first step."""
+        return None
+
     @abstractmethod
     def forward(
         self, x_NTE: Tensor, memory: RecurrentMemory, cache: RecurrentCache, trace: Trace
     ) -> tuple[Tensor, RecurrentCache]:
-        """[N, T, D] for the output layer from embeddings; appends weights [N, T, M] to `trace`."""
+        """[N, T, D] for the output layer from embeddings; the trace gets weights [N, H, T, M]."""
 
 
 class FixedDecoder(Decoder):
@@ -198,17 +205,19 @@ class AttentiveDecoder(Decoder):
         self.attention = attention
 
     def remember(self, memory: RecurrentMemory, states_BSD: Tensor, last: State) -> RecurrentMemory:
-        keys_BMA = self.attention.score.keys(states_BSD)
-        return replace(memory, values_BMD=states_BSD, keys_BMA=keys_BMA)
+        return replace(memory, projected=self.attention.project(states_BSD))
 
-    def attend(self, query_NTD: Tensor, memory: RecurrentMemory) -> tuple[Tensor, Tensor]:
-        """Contexts [N, T, D], in the queries' precision, and weights [N, T, M]."""
-        assert memory.keys_BMA is not None
-        assert memory.values_BMD is not None
-        context_NTD, weights_NTM = self.attention(
-            query_NTD, memory.keys_BMA, memory.values_BMD, memory.keep_BM
-        )
-        return context_NTD.to(query_NTD.dtype), weights_NTM
+    def first_history(self, memory: RecurrentMemory, rows: int) -> History | None:
+        assert memory.projected is not None
+        return self.attention.begin(memory.projected, rows)
+
+    def attend(
+        self, query_NTD: Tensor, memory: RecurrentMemory, history: History | None, trace: Trace
+    ) -> tuple[Tensor, History | None]:
+        """Contexts [N, T, D], in the queries' precision, and the history after them."""
+        assert memory.projected is not None
+        context_NTD, history = self.attention(query_NTD, memory.projected, memory, history, trace)
+        return context_NTD.to(query_NTD.dtype), history
 
 
 class PreviousDecoder(AttentiveDecoder):
@@ -216,30 +225,37 @@ class PreviousDecoder(AttentiveDecoder):
 
     Bahdanau et al. 2015: e_ij = a(s_i-1, h_j), Eq. 6; c_i, Eq. 5; s_i = f(s_i-1, y_i-1, c_i), after
     Eq. 4; the output layer reads tanh(W [s_i; y_i-1; c_i]), where the paper (A.2.2) has maxout.
+    Without `enters` the context goes to the output layer only: s_i = f(s_i-1, y_i-1), and all
+    positions are one call.
     """
 
-    def __init__(self, size: StackSize, attention: Attention) -> None:
+    def __init__(self, size: StackSize, attention: Attention, *, enters: bool) -> None:
         super().__init__(attention)
-        self.stack = FedStack(size)
+        self.stack = FedStack(size) if enters else FreeStack(size, inputs=size.embedding)
         inputs = 2 * size.width + size.embedding
         self.readout = Readout(inputs=inputs, width=size.width, bias=True)
 
     def forward(
         self, x_NTE: Tensor, memory: RecurrentMemory, cache: RecurrentCache, trace: Trace
     ) -> tuple[Tensor, RecurrentCache]:
-        state = cache.state.split()
-        tops, contexts, weights = [], [], []
+        if isinstance(self.stack, FreeStack):
+            top_NTD, after = self.stack(x_NTE, cache.state)
+            before_NTD = torch.cat([cache.state.hidden[:, -1:], top_NTD[:, :-1]], 1)
+            context_NTD, history = self.attend(before_NTD, memory, cache.history, trace)
+            hidden_NTD = self.readout(top_NTD, x_NTE, context_NTD)
+            return hidden_NTD, RecurrentCache(after, None, cache.reads, history)
+        state, history = cache.state.split(), cache.history
+        tops, contexts = [], []
+        seen: Trace = None if trace is None else []
         for step in self.stack.steps(x_NTE):
-            context_N1D, weights_N1M = self.attend(state[-1][0].unsqueeze(1), memory)
+            context_N1D, history = self.attend(state[-1][0].unsqueeze(1), memory, history, seen)
             state = step(context_N1D.squeeze(1), state)
             tops.append(state[-1][0])
             contexts.append(context_N1D)
-            weights.append(weights_N1M)
-        if trace is not None:
-            trace.append(torch.cat(weights, 1))
+        _append(trace, seen)
         top_NTD, context_NTD = torch.stack(tops, 1), torch.cat(contexts, 1)
         hidden_NTD = self.readout(top_NTD, x_NTE, context_NTD)
-        return hidden_NTD, RecurrentCache(State.join(state), None, cache.reads)
+        return hidden_NTD, RecurrentCache(State.join(state), None, cache.reads, history)
 
 
 class CurrentDecoder(AttentiveDecoder):
@@ -262,28 +278,30 @@ class CurrentDecoder(AttentiveDecoder):
     ) -> tuple[Tensor, RecurrentCache]:
         if isinstance(self.stack, FreeStack):
             top_NTD, state = self.stack(x_NTE, cache.state)
-            hidden_NTD, weights_NTM = self.combine(top_NTD, memory)
-            if trace is not None:
-                trace.append(weights_NTM)
-            return hidden_NTD, RecurrentCache(state, None, cache.reads)
-        fed_ND = cache.fed_ND
+            context_NTD, history = self.attend(top_NTD, memory, cache.history, trace)
+            hidden_NTD = self.readout(context_NTD, top_NTD)
+            return hidden_NTD, RecurrentCache(state, None, cache.reads, history)
+        fed_ND, history = cache.fed_ND, cache.history
         assert fed_ND is not None
         layers = cache.state.split()
-        hiddens, weights = [], []
+        hiddens = []
+        seen: Trace = None if trace is None else []
         for step in self.stack.steps(x_NTE):
             layers = step(fed_ND, layers)
-            hidden_N1D, weights_N1M = self.combine(layers[-1][0].unsqueeze(1), memory)
+            top_N1D = layers[-1][0].unsqueeze(1)
+            context_N1D, history = self.attend(top_N1D, memory, history, seen)
+            hidden_N1D = self.readout(context_N1D, top_N1D)
             fed_ND = hidden_N1D.squeeze(1)
             hiddens.append(hidden_N1D)
-            weights.append(weights_N1M)
-        if trace is not None:
-            trace.append(torch.cat(weights, 1))
-        return torch.cat(hiddens, 1), RecurrentCache(State.join(layers), fed_ND, cache.reads)
+        _append(trace, seen)
+        after = RecurrentCache(State.join(layers), fed_ND, cache.reads, history)
+        return torch.cat(hiddens, 1), after
 
-    def combine(self, top_NTD: Tensor, memory: RecurrentMemory) -> tuple[Tensor, Tensor]:
-        """Attentional vectors [N, T, D] and weights [N, T, M]."""
-        context_NTD, weights_NTM = self.attend(top_NTD, memory)
-        return self.readout(context_NTD, top_NTD), weights_NTM
+
+def _append(trace: Trace, steps: Trace) -> None:
+    """The weights of a loop's steps as one entry of the trace."""
+    if trace is not None and steps is not None:
+        trace.append(torch.cat(steps, 2))
 
 
 class Recurrent(Seq2Seq):
@@ -327,31 +345,26 @@ class Recurrent(Seq2Seq):
     def begin(self, memory: Memory, reads: Reads, capacity: int) -> RecurrentCache:
         assert isinstance(memory, RecurrentMemory)
         state = take_rows(memory.state, reads.rows_N)
-        return RecurrentCache(state, self.decoder.first_fed(state), reads)
+        history = self.decoder.first_history(memory, len(reads.rows_N))
+        return RecurrentCache(state, self.decoder.first_fed(state), reads, history)
 
-    def decode(self, tgt_NT: Tensor, memory: Memory, cache: Cache) -> tuple[Tensor, RecurrentCache]:
-        return self._decode(tgt_NT, memory, cache, None)
-
-    def _decode(
-        self, tgt_NT: Tensor, memory: Memory, cache: Cache, trace: Trace
+    def decode(
+        self, tgt_NT: Tensor, memory: Memory, cache: Cache, cross: Trace = None
     ) -> tuple[Tensor, RecurrentCache]:
         assert isinstance(memory, RecurrentMemory)
         assert isinstance(cache, RecurrentCache)
         x_NTE = self.dropout(self.target_embedding(tgt_NT))
-        hidden_NTD, after = self.decoder(x_NTE, cache.reads.resolve(memory), cache, trace)
+        hidden_NTD, after = self.decoder(x_NTE, cache.reads.resolve(memory), cache, cross)
         return self.dropout(hidden_NTD), after
 
     @torch.no_grad()
     def explain(self, source: Source, tgt_BT: Tensor) -> Attentions:
-        trace: list[Tensor] = []
-        memory = self.encode(source)
-        cache = self.begin(memory, Reads.each(memory.rows, tgt_BT.device), 0)
-        self._decode(tgt_BT, memory, cache, trace)
+        cross: list[Tensor] = []
+        self.forward(source, tgt_BT, cross)
         missing = {
             "encoder": "a recurrent encoder has no self-attention",
             "decoder": "a recurrent decoder has no self-attention",
         }
         if self.decoder.no_weights is not None:
             missing["cross"] = self.decoder.no_weights
-        cross = trace[0][None, :, None] if trace else None
-        return Attentions(None, None, cross, missing)
+        return Attentions(None, None, torch.stack(cross) if cross else None, missing)

@@ -22,6 +22,7 @@ KINDS = {
     "bahdanau": (ModelKind.lstm, Score.additive, Timing.previous, None),
     "luong_dot": (ModelKind.lstm, Score.dot, Timing.current, True),
     "luong_general": (ModelKind.lstm, Score.general, Timing.current, False),
+    "location": (ModelKind.lstm, Score.location, Timing.current, True),
 }
 ROWS = [[5, 6, 7, EOS], [8, EOS], [4, 4, 9, 5, 6, 8, EOS], [EOS], [9, 7, EOS], [8, 5, EOS]]
 

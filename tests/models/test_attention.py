@@ -1,34 +1,34 @@
-"""Scores, the masked softmax, multi-head attention and its cache, each against an oracle."""
+"""Scores and the masked softmax, each against an oracle."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nmt.config import AttentionConfig, ModelConfig, ModelKind, Timing, Window
 from nmt.config import Score as ScoreName
 from nmt.models import attention
-from nmt.models.attention import (
-    SCORES,
-    Attention,
-    CrossAttention,
-    Past,
-    SelfAttention,
-    attend_heads,
-    causal_keep,
-    weigh,
-)
+from nmt.models.attention import SCORES, Cosine, Location, PerHead, Score, weigh
+from nmt.models.build import build_model
+from nmt.models.recurrent_attention import Attention, Heads
+from nmt.models.seq2seq import Memory, Source
 
 MustFail = Callable[[Callable[[], None]], None]
 TOLERANCE = {"rtol": 0.0, "atol": 1e-10}
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture
@@ -61,74 +61,118 @@ def test_weigh_has_no_nan(dtype: torch.dtype) -> None:
     assert not scores.grad[1].any()
 
 
-def test_causal_keep() -> None:
-    assert causal_keep(1, 5, torch.device("cpu")) is None
-    keep_TM = causal_keep(2, 4, torch.device("cpu"))
-    assert keep_TM is not None
-    assert keep_TM.tolist() == [[True, True, True, False], [True, True, True, True]]
-
-
 # --- scores ---------------------------------------------------------------------------------------
 
 
-def loop(name: str, w: dict[str, Tensor], q: Tensor, h: Tensor) -> float:
-    """Luong et al. 2015, Eq. 8; Bahdanau et al. 2015, A.1.2; Vaswani et al. 2017, Eq. 1."""
+def inner_sum(w: dict[str, Tensor], q: Tensor, k: Tensor, a: int) -> float:
+    """Row a of W q + U k."""
+    return sum(
+        float(w["query.weight"][a, d] * q[d] + w["key.weight"][a, d] * k[d]) for d in range(len(q))
+    )
+
+
+def location(w: dict[str, Tensor], j: int, previous: Tensor, a: int) -> float:
+    """Row a of P f_j + b, f = F * previous (Chorowski et al. 2015, Eq. 8 and 9)."""
+    filters, taps = w["convolution.weight"].shape[0], w["convolution.weight"].shape[2]
+    total = float(w["offset"][0, 0, a])
+    for number in range(filters):
+        for tap in range(taps):
+            place = j + tap - taps // 2
+            if 0 <= place < len(previous):
+                total += float(
+                    w["feature.weight"][a, number]
+                    * w["convolution.weight"][number, 0, tap]
+                    * previous[place]
+                )
+    return total
+
+
+def loop(name: str, w: dict[str, Tensor], q: Tensor, k: Tensor, j: int, previous: Tensor) -> float:
+    """Score of one head's query q and slot k, the memory's j-th, from that head's weights.
+
+    Luong et al. 2015, Eq. 8; Bahdanau et al. 2015, A.1.2; Vaswani et al. 2017, Eq. 1; Chorowski et
+    al. 2015, Eq. 9, which alone reads `previous`, the weights of the step before.
+    """
     width = range(len(q))
     if name in ("dot", "scaled_dot"):
         root = math.sqrt(len(q)) if name == "scaled_dot" else 1.0
-        return sum(float(q[d] * h[d]) for d in width) / root
+        return sum(float(q[d] * k[d]) for d in width) / root
     if name == "general":
-        return sum(float(q[i] * w["key.weight"][i, j] * h[j]) for i in width for j in width)
-    if name == "additive":
-        inner = [
-            math.tanh(
-                sum(
-                    float(w["query.weight"][a, d] * q[d] + w["key.weight"][a, d] * h[d])
-                    for d in width
-                )
-            )
-            for a in width
-        ]
-        return sum(float(w["out.weight"][0, a]) * inner[a] for a in width)
-    cosine = sum(float(q[d] * h[d]) for d in width) / float(q.norm() * h.norm())
-    return cosine * math.exp(float(w["log_sharpness"]))
+        return sum(float(q[i] * w["key.weight"][i, j] * k[j]) for i in width for j in width)
+    if name in ("additive", "location"):
+        inner = [inner_sum(w, q, k, a) for a in width]
+        if name == "location":
+            inner = [inner[a] + location(w, j, previous, a) for a in width]
+        return sum(float(w["out.weight"][0, a]) * math.tanh(inner[a]) for a in width)
+    cosine = sum(float(q[d] * k[d]) for d in width) / float(q.norm() * k.norm())
+    return cosine * (math.exp(float(w["log_sharpness"])) if "log_sharpness" in w else 1.0)
 
 
-def check_score(name: str, keep_BM: Tensor) -> None:
-    torch.manual_seed(5)
-    score = SCORES[name](6).double()
-    query_NTD, values_BMD = randn(6, 2, 6, seed=1), randn(3, 7, 6, seed=2)
-    asks = Attention(score=score, dropout=0.0)
-    context, weights = asks(query_NTD, score.keys(values_BMD), values_BMD, keep_BM)
-    w = score.state_dict()
-    for n in range(6):
-        kept = values_BMD[n // 2, keep_BM[n // 2]]
-        for t in range(2):
-            energies = [math.exp(loop(name, w, query_NTD[n, t], h)) for h in kept]
-            expected = torch.tensor(energies, dtype=torch.float64) / sum(energies)
-            torch.testing.assert_close(weights[n, t, : len(kept)], expected, **TOLERANCE)
-            assert not weights[n, t, len(kept) :].any()
-            torch.testing.assert_close(context[n, t], expected @ kept, **TOLERANCE)
+def check_score(name: str, heads: int, score: Score) -> None:
+    """Each of the scores of two rows with two queries and five slots, one head after the other."""
+    with torch.no_grad():
+        for parameter in score.parameters():
+            parameter.copy_(randn(*parameter.shape, seed=parameter.numel()))
+    query_BHTd, slots_BHMd = randn(2, heads, 2, 4, seed=1), randn(2, heads, 5, 4, seed=2)
+    previous_BHM = randn(2, heads, 5, seed=3).softmax(-1)
+    keys_BHMd = score.keys(slots_BHMd)
+    if isinstance(score, Location):
+        inner_BHTMd = score.inner(previous_BHM).unsqueeze(2)
+        found_BHTM = score.compare(score.queries(query_BHTd), keys_BHMd, inner_BHTMd)
+    else:
+        found_BHTM = score(query_BHTd, keys_BHMd)
+    for b, head, t, m in product(range(2), range(heads), range(2), range(5)):
+        own = {
+            key: value if value.dim() == 0 else value.chunk(heads)[head]
+            for key, value in score.state_dict().items()
+        }
+        q, k = query_BHTd[b, head, t], slots_BHMd[b, head, m]
+        expected = loop(name, own, q, k, m, previous_BHM[b, head])
+        assert abs(found_BHTM[b, head, t, m].item() - expected) < 1e-10
 
 
+@pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("name", SCORES)
-def test_score(name: str, keep_BM: Tensor) -> None:
-    check_score(name, keep_BM)
+def test_score(name: str, heads: int) -> None:
+    check_score(name, heads, SCORES[name](4, heads).double())
 
 
-@pytest.mark.parametrize("name", SCORES)
-def test_score_check_notices_a_flipped_mask(
-    name: str, keep_BM: Tensor, monkeypatch: pytest.MonkeyPatch, must_fail: MustFail
-) -> None:
-    monkeypatch.setattr(attention, "weigh", lambda scores, keep: weigh(scores, ~keep))
-    must_fail(lambda: check_score(name, keep_BM))
+@pytest.mark.parametrize("heads", [1, 3])
+def test_bare_cosine(heads: int) -> None:
+    score = Cosine(4, heads, learn_temperature=False).double()
+    assert not list(score.parameters())
+    check_score("cosine", heads, score)
+
+
+def test_one_head_has_the_papers_shapes() -> None:
+    """Checkpoints hold these names and shapes."""
+    shapes = {
+        "additive": {"query.weight": (6, 6), "key.weight": (6, 6), "out.weight": (1, 6)},
+        "general": {"key.weight": (6, 6)},
+        "cosine": {"log_sharpness": ()},
+        "dot": {},
+        "scaled_dot": {},
+    }
+    for name, expected in shapes.items():
+        held = SCORES[name](6, 1).state_dict()
+        assert {key: tuple(value.shape) for key, value in held.items()} == expected
 
 
 def test_score_check_notices_a_dropped_scale(
-    keep_BM: Tensor, monkeypatch: pytest.MonkeyPatch, must_fail: MustFail
+    monkeypatch: pytest.MonkeyPatch, must_fail: MustFail
 ) -> None:
-    monkeypatch.setattr(attention.ScaledDot, "forward", attention.Dot.forward)
-    must_fail(lambda: check_score("scaled_dot", keep_BM))
+    monkeypatch.setattr(attention.ScaledDot, "queries", attention.Dot.queries)
+    must_fail(lambda: test_score("scaled_dot", 3))
+
+
+def test_score_check_notices_shared_heads(
+    monkeypatch: pytest.MonkeyPatch, must_fail: MustFail
+) -> None:
+    """Mutation: each head uses the weights of the next."""
+    apply = PerHead.forward
+    monkeypatch.setattr(PerHead, "forward", lambda me, x: apply(me, x.roll(1, 1)).roll(-1, 1))
+    for name in ("general", "additive", "location"):
+        must_fail(lambda name=name: test_score(name, 3))
 
 
 def test_the_names_are_those_of_the_schema() -> None:
@@ -137,156 +181,88 @@ def test_the_names_are_those_of_the_schema() -> None:
 
 def test_key_projections_have_no_bias() -> None:
     for kind in SCORES.values():
-        assert not [name for name, _ in kind(4).named_parameters() if "bias" in name]
-    for heads in (SelfAttention, CrossAttention):
-        assert heads(width=4, heads=2, dropout=0.0).inputs.bias is None
+        assert not [name for name, _ in kind(4, 2).named_parameters() if "bias" in name]
 
 
-# --- multi-head attention -------------------------------------------------------------------------
+@pytest.mark.parametrize("name", SCORES)
+def test_products_are_products(name: str) -> None:
+    """What a score says of itself, so that a fused kernel may take the place of `compare`."""
+    score = SCORES[name](4, 2).double()
+    queries, keys = score.queries(randn(2, 2, 3, 4)), score.keys(randn(2, 2, 5, 4, seed=1))
+    if score.is_product:
+        torch.testing.assert_close(score.compare(queries, keys), queries @ keys.mT, **TOLERANCE)
+    else:
+        assert isinstance(score, attention.Additive)
 
 
-def check_self_attention(keep_BM: Tensor, *, causal: bool) -> None:
-    """Against nn.MultiheadAttention, weights included."""
-    torch.manual_seed(6)
-    ours = SelfAttention(width=8, heads=2, dropout=0.0).double().eval()
-    theirs = nn.MultiheadAttention(8, 2, batch_first=True, dtype=torch.float64).eval()
+# --- an attention of several heads ----------------------------------------------------------------
+
+
+def check_heads(keep_BM: Tensor) -> None:
+    """Against torch.nn.MultiheadAttention, padding included."""
+    torch.manual_seed(3)
+    asks = Attention(
+        score=SCORES["scaled_dot"](4, 3), dropout=0.0, heads=Heads(width=12, heads=3, head_width=4)
+    ).double()
+    assert asks.heads is not None
+    theirs = nn.MultiheadAttention(12, 3, bias=False, batch_first=True).double()
     with torch.no_grad():
-        ours.out.bias.normal_()
-        theirs.in_proj_weight.copy_(ours.inputs.weight)
-        theirs.out_proj.load_state_dict(ours.out.state_dict())
-    x_BMD = randn(3, 7, 8)
-    mask = causal_keep(7, 7, x_BMD.device) if causal else None
-    keep = keep_BM[:, None, None, :] & (True if mask is None else mask)
+        weights = [asks.heads.query.weight, asks.heads.inputs.weight]
+        theirs.in_proj_weight.copy_(torch.cat(weights))
+        theirs.out_proj.weight.copy_(asks.heads.out.weight)
+    query_BTD, states_BMD = randn(3, 5, 12, seed=1), randn(3, 7, 12, seed=2)
+    memory = Memory(keep_BM=keep_BM, stream_BM=keep_BM, position_BM=keep_BM)
     trace: list[Tensor] = []
-    out_BMD = ours(x_BMD, keep, trace=trace)
-    expected, weights = theirs(
-        x_BMD,
-        x_BMD,
-        x_BMD,
-        key_padding_mask=~keep_BM,
-        attn_mask=None if mask is None else ~mask,
-        average_attn_weights=False,
+    context_BTD, history = asks(query_BTD, asks.project(states_BMD), memory, None, trace)
+    expected_BTD, expected_BHTM = theirs(
+        query_BTD, states_BMD, states_BMD, key_padding_mask=~keep_BM, average_attn_weights=False
     )
-    torch.testing.assert_close(out_BMD, expected, **TOLERANCE)
-    torch.testing.assert_close(trace[0], weights, **TOLERANCE)
-    torch.testing.assert_close(ours(x_BMD, keep), expected, **TOLERANCE)
+    assert history is None
+    torch.testing.assert_close(context_BTD, expected_BTD, **TOLERANCE)
+    torch.testing.assert_close(trace[0], expected_BHTM, **TOLERANCE)
 
 
-def check_cross_attention(keep_BM: Tensor) -> None:
-    torch.manual_seed(7)
-    ours = CrossAttention(width=8, heads=4, dropout=0.0).double().eval()
-    theirs = nn.MultiheadAttention(8, 4, batch_first=True, dtype=torch.float64).eval()
-    with torch.no_grad():
-        theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.inputs.weight]))
-        theirs.out_proj.load_state_dict(ours.out.state_dict())
-    x_NTD, values_BMD = randn(6, 3, 8, seed=1), randn(3, 7, 8, seed=2)
-    out_NTD = ours(x_NTD, *ours.keys_values(values_BMD), keep_BM)
-    copied = values_BMD.repeat_interleave(2, 0)
-    hide = ~keep_BM.repeat_interleave(2, 0)
-    expected, _ = theirs(x_NTD, copied, copied, key_padding_mask=hide, need_weights=False)
-    torch.testing.assert_close(out_NTD, expected, **TOLERANCE)
+def test_heads(keep_BM: Tensor) -> None:
+    check_heads(keep_BM)
 
 
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("causal", [False, True])
-def test_self_attention(
-    keep_BM: Tensor, causal: bool, fused: bool, monkeypatch: pytest.MonkeyPatch
+def test_heads_check_notices_a_flipped_mask(
+    keep_BM: Tensor, monkeypatch: pytest.MonkeyPatch, must_fail: MustFail
 ) -> None:
-    monkeypatch.setattr(attention, "prefers_fused", lambda device: fused)
-    check_self_attention(keep_BM, causal=causal)
+    monkeypatch.setattr(attention, "weigh", lambda scores, keep: weigh(scores, ~keep))
+    must_fail(lambda: check_heads(keep_BM))
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_cross_attention(keep_BM: Tensor, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "prefers_fused", lambda device: fused)
-    check_cross_attention(keep_BM)
+# --- the worked example ---------------------------------------------------------------------------
 
 
-def _broken_scale(query: Tensor, *rest: Tensor | None, **how: object) -> Tensor:
-    return attend_heads(query * query.shape[-1] ** 0.5, *rest, **how)  # type: ignore[arg-type]
+def test_add_your_own_attention(monkeypatch: pytest.MonkeyPatch, source: Source) -> None:
+    """The block in the README runs, and its score works in both families of models."""
+    page = (Path(attention.__file__).parent / "README.md").read_text(encoding="utf-8")
+    section = page.split("## Add your own attention")[1]
+    (block,) = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert block.count("\n") <= 35
+    monkeypatch.setitem(SCORES, "gaussian", None)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    score, weights_BHTM = names["score"], names["weights_BHTM"]
+    torch.testing.assert_close(weights_BHTM.sum(-1), torch.ones(1, 2, 3))
+    assert not weights_BHTM[..., 4].any()
+    projected = names["states_BHTd"][0, 1, 2] @ score.query.weight[8:].T
+    near = torch.exp(-(projected - names["words_BHMd"][0, 1, :4]).square().sum(-1) / 8)
+    torch.testing.assert_close(weights_BHTM[0, 1, 2, :4], near / near.sum())
 
-
-def _broken_mask(change: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    def attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor, **how: object) -> Tensor:
-        return attend_heads(q, k, v, change(keep), **how)  # type: ignore[arg-type]
-
-    return attend
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [_broken_scale, _broken_mask(torch.logical_not), _broken_mask(lambda keep: keep.roll(1, -1))],
-    ids=["scale dropped", "mask flipped", "mask shifted"],
-)
-def test_head_checks_notice(
-    keep_BM: Tensor,
-    broken: Callable[..., Tensor],
-    monkeypatch: pytest.MonkeyPatch,
-    must_fail: MustFail,
-) -> None:
-    monkeypatch.setattr(attention, "attend_heads", broken)
-    must_fail(lambda: check_self_attention(keep_BM, causal=False))
-    must_fail(lambda: check_self_attention(keep_BM, causal=True))
-    must_fail(lambda: check_cross_attention(keep_BM))
-
-
-def test_both_paths_are_one_function(keep_BM: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values and gradients, also with a row that may see nothing; and SDPA itself."""
-    keep_BM[1] = False
-    results = []
-    for fused in (False, True):
-        monkeypatch.setattr(attention, "prefers_fused", lambda device, fused=fused: fused)
-        parts = [randn(3, 2, 5, 4, seed=1), randn(3, 2, 7, 4, seed=2), randn(3, 2, 7, 4, seed=3)]
-        for part in parts:
-            part.requires_grad_()
-        out = attend_heads(*parts, keep_BM[:, None, None, :], dropout=0.0, trace=None)
-        results.append([out, *torch.autograd.grad(out.square().sum(), parts)])
-        sdpa = F.scaled_dot_product_attention(*parts, attn_mask=keep_BM[:, None, None, :])
-        torch.testing.assert_close(out[[0, 2]], sdpa[[0, 2]], **TOLERANCE)
-        assert not out[1].any()
-    for explicit, fused_result in zip(*results, strict=True):
-        assert fused_result.isfinite().all()
-        torch.testing.assert_close(explicit, fused_result, **TOLERANCE)
-
-
-@pytest.mark.parametrize("fused", [False, True])
-def test_attention_dropout_only_in_training(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "prefers_fused", lambda device: fused)
-    layer = SelfAttention(width=8, heads=2, dropout=0.5).double()
-    x = randn(2, 5, 8)
-    assert not torch.equal(layer(x, None), layer(x, None))
-    layer.eval()
-    assert torch.equal(layer(x, None), layer(x, None))
-
-
-# --- keys and values of the past ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("capacity", [0, 2, 9])
-@pytest.mark.parametrize("grad", [False, True])
-def test_past_is_concatenation(capacity: int, grad: bool) -> None:
-    with torch.set_grad_enabled(grad):
-        past, rows = Past(capacity), torch.tensor([2, 0, 0])
-        chunks = [randn(3, 2, t, 4, seed=t) for t in (2, 1, 3, 1)]
-        whole = torch.empty(3, 2, 0, 4, dtype=torch.float64)
-        for number, chunk in enumerate(chunks):
-            whole = torch.cat([whole, chunk], 2)
-            keys, values = past.append(chunk.clone(), -chunk)
-            assert torch.equal(keys, whole)
-            assert torch.equal(values, -whole)
-            if number == 1:
-                past, whole = past.select(rows), whole[rows]
-        for rows in (torch.tensor([1]), torch.tensor([0, 0, 0, 0])):
-            past, whole = past.select(rows), whole[rows]
-            chunk = randn(len(rows), 2, 1, 4)
-            whole = torch.cat([whole, chunk], 2)
-            assert torch.equal(past.append(chunk, chunk)[0], whole)
-
-
-def test_past_is_written_in_place() -> None:
-    with torch.no_grad():
-        past = Past(5)
-        first, _ = past.append(randn(2, 2, 1, 4), randn(2, 2, 1, 4))
-        past = past.select(torch.tensor([1, 0]))
-        later, _ = past.append(randn(2, 2, 1, 4), randn(2, 2, 1, 4))
-    assert first.data_ptr() == later.data_ptr()
+    gaussian = cast(ScoreName, SimpleNamespace(value="gaussian"))  # as if the schema had it
+    small = ModelConfig(width=8, heads=2, ffn=8, encoder_layers=1, decoder_layers=1, embedding=6)
+    for model, choice in (
+        (
+            replace(small, kind=ModelKind.lstm),
+            AttentionConfig(timing=Timing.current, window=Window.local_p, heads=2),
+        ),
+        (small, AttentionConfig()),
+    ):
+        built = build_model(model, replace(choice, score=gaussian), 13, 13)
+        cross = built.explain(source, source.ids_BS).cross
+        assert cross is not None
+        assert cross.shape == (1, 3, 2, 7, 7)
+        assert any(isinstance(part, names["Gaussian"]) for part in built.modules())
