@@ -21,6 +21,8 @@ VERBATIM = (
     "text",
     "input",
     "output",
+    "bitext",
+    "gold",
     "run",
     "source",
     "target",
@@ -35,6 +37,7 @@ VERBATIM = (
 
 SEARCH = ("search", "search.*")
 DEVICE = ("train.device", "train.precision", "train.threads")
+MASKED = "attention.masked_heads"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +116,7 @@ COMMANDS = {
             "data.root": "the folder in which corpus files lie",
             "data.cache": "the folder for prepared data",
         },
-        words=(*SEARCH, *DEVICE),
+        words=(*SEARCH, *DEVICE, MASKED),
         positional=("run",),
     ),
     "translate": Command(
@@ -131,29 +134,45 @@ COMMANDS = {
             "prefix": "a file of forced beginnings of the translations, one a line",
             "format": "text (default) or jsonl: scores, n-best, alignment",
         },
-        words=(*SEARCH, *DEVICE, "seed"),
+        words=(*SEARCH, *DEVICE, MASKED, "seed"),
         positional=("run", "text"),
     ),
     "align": Command(
-        summary="which word attends to which: Pharaoh lines, heat maps, matrices",
-        usage="nmt align run=RUN (text=SENTENCE | source=FILE target=FILE) [output=…]",
+        summary="which word attends to which: Pharaoh lines, heat maps, matrices, error rates",
+        usage="nmt align run=RUN (text=SENTENCE | source=FILE target=FILE | bitext=FILE | split=S)"
+        " [gold=FILE] [output=…]",
         examples=(
             "nmt align run=runs/mine text='A dog runs.' output=dog.png",
+            "nmt align run=runs/mine text='A dog runs.' output=heads.svg head=all words=false",
             "nmt align run=runs/mine source=in.en target=in.fr > alignments.txt",
+            "nmt align run=runs/mine split=test table=true",
+            "nmt align run=runs/mine bitext=hansards.en-fr.txt.gz gold=hansards.gold.txt.gz",
         ),
         own={
             **_RUN,
             "text": "a sentence: it is translated, then explained",
             "source": "a file of sentences, with target= their given translations",
             "target": "the translations to be explained",
+            "bitext": "a file of 'source ||| target' lines, plain or .gz",
+            "split": "valid, test, …: of the embedded corpus, which has gold alignments",
+            "gold": "gold links, a line a pair: 3-4 sure, 3p4 possible, source-target from 1",
             "output": "a .png, .svg or .json file, or a folder for one file a sentence",
-            "format": "pharaoh (default), json",
-            "layer": "a decoder layer counted from 0; default: the mean of all",
-            "head": "a head counted from 0; default: the mean; all: all in one picture",
-            "words": "true (default): whole words; false: sub-words",
-            "eos": "with words=false: keep (default) or drop the end-of-sentence token",
+            "format": "pharaoh (default, links from 0), json; with gold: text (default: scores)",
+            "layer": "a decoder layer from 0, mean (default without gold), or all in one picture",
+            "head": "a head from 0, mean (default without gold), or all in one picture",
+            "row": "predicts (default without gold) or reads: which decoder row aligns a word",
+            "choose": "dev (default with gold): find what is not typed of layer, head and row on"
+            " the run's dev set; N: on the first N pairs, which are then not scored (50 where the"
+            " dev set has no gold)",
+            "rule": "target (default: each target word's heaviest source word), source,"
+            " intersection, union",
+            "table": "true: error rates of every layer, head and row (format=json has them)",
+            "words": "true: whole words; false: sub-words, the default for scripts without spaces",
+            "eos": "keep or drop (default for words) the end-of-sentence token",
+            "data.root": "the folder in which corpus files lie, for split=",
+            "data.cache": "the folder for prepared data, for split=",
         },
-        words=(*SEARCH, *DEVICE),
+        words=(*SEARCH, *DEVICE, MASKED),
         positional=("run", "text"),
     ),
     "score": Command(
@@ -161,7 +180,7 @@ COMMANDS = {
         usage="nmt score run=RUN source=FILE target=FILE",
         examples=("nmt score run=runs/mine source=in.en target=in.fr",),
         own={**_RUN, "source": "a file of sentences", "target": "their translations"},
-        words=DEVICE,
+        words=(*DEVICE, MASKED),
         positional=("run",),
     ),
     "info": Command(

@@ -23,6 +23,7 @@ from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Sweep
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -281,7 +282,12 @@ def with_words(config: Config, words: Sequence[str]) -> Config:
         UserError: as :func:`compose`.
     """
     tree = OmegaConf.create(plain(config))
+    lists = {key for key, kind in keys().items() if typing.get_origin(kind) is list}
     for key, value in parse_words(words).items():
+        if isinstance(value, Sweep):
+            raise UserError(f"{key} takes one value here; a list has brackets: {key}=[a,b]")
+        if key in lists and not isinstance(value, list):
+            raise UserError(f"{key} is a list, and lists have brackets: {key}=[{value}]")
         if key in GROUPS:
             folder = next(f for f in config_folders() if (f / key / f"{value}.yaml").exists())
             preset = OmegaConf.load(folder / key / f"{value}.yaml")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nmt.config import Config
 from nmt.data.prepared import Prepared
-from nmt.decoding.align import explain_ids, token_matrix
-from nmt.decoding.translate import Translation, translate, validation_loss
-from nmt.evaluation.plots import as_rgb, heat_map
+from nmt.decoding.align import Explained, entropies, explain_ids, token_matrix
+from nmt.decoding.translate import translate, validation_loss
+from nmt.evaluation.plots import as_rgb, head_tiles, heat_map
 from nmt.evaluation.scores import score
 from nmt.models.seq2seq import Seq2Seq
 from nmt.training.monitor import Validation
@@ -19,6 +20,8 @@ from nmt.translator import joiner, search_options
 
 SAMPLES = 4
 """Dev sentences whose translations and attention are shown at every validation."""
+EXPLAINED = 32
+"""Dev pairs that the entropy of attention is measured on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +44,16 @@ class Validator:
         )
         mean = loss / tokens
         scores = {"loss": mean, "perplexity": math.exp(min(mean, 50.0))}
+        explained = self._explained(model)
+        seen = Validation(
+            scores,
+            figures=_figures(explained[:SAMPLES]),
+            entropy=entropies(explained),
+            missing=explained[0].missing if explained else {},
+        )
         count = min(settings.train.validate_sentences, len(store))
         if not count:
-            return Validation(scores)
+            return seen
         sources = self.prepared.sources("valid")[:count]
         references = [lines[:count] for lines in self.prepared.references("valid")]
         greedy = replace(search_options(settings.search, settings.seed), beam=1, n_best=1)
@@ -66,23 +76,43 @@ class Validator:
             report=_silent,
         )
         scores |= {name: one.score for name, one in found.items()}
-        samples = list(zip(sources, hypotheses, references[0], strict=True))[:SAMPLES]
-        return Validation(scores, samples, self._figures(model, translations[:SAMPLES]))
+        seen.samples = list(zip(sources, hypotheses, references[0], strict=True))[:SAMPLES]
+        return seen
 
-    def _figures(self, model: Seq2Seq, translations: list[Translation]) -> dict[str, np.ndarray]:
-        """Cross-attention of the sample translations as pictures, where the model has any."""
+    def _explained(self, model: Seq2Seq) -> list[Explained]:
+        """The attention of the first dev pairs, made to translate as their references.
+
+        The pairs and so the axes of the pictures are the same at every validation.
+        """
+        store, config = self.prepared.valid, self.config
+        rows = [(store.source[i], store.target[i]) for i in range(min(EXPLAINED, len(store)))]
+        sizes = (model.max_source_length, model.max_target_length)
+        rows = [
+            pair
+            for pair in rows
+            if all(size is None or len(side) < size for side, size in zip(pair, sizes, strict=True))
+        ]
         explained = explain_ids(
             model,
             self.prepared.tokenizers,
-            [t.source_ids for t in translations],
-            [t.ids for t in translations],
+            [[int(i) for i in source] for source, _ in rows],
+            [[int(i) for i in target] for _, target in rows],
+            batch_tokens=config.search.batch_tokens,
         )
-        figures = {}
-        for number, one in enumerate(explained):
-            if one.cross is not None:
-                figure = heat_map(token_matrix(one, end=True), one.source, one.target)
-                figures[str(number)] = as_rgb(figure)
-        return figures
+        return list(explained)
+
+
+def _figures(explained: Sequence[Explained]) -> dict[str, np.ndarray]:
+    """Cross-attention as pictures: the mean of each pair, all heads of the first; or none."""
+    figures = {}
+    for number, one in enumerate(explained):
+        if one.cross is None:
+            continue
+        picture = heat_map(token_matrix(one, end=True), one.source, one.target)
+        figures[str(number)] = as_rgb(picture)
+        if number == 0 and one.cross.shape[1] > 1:
+            figures["heads"] = as_rgb(head_tiles(one.cross))
+    return figures
 
 
 def _silent(text: str) -> None:

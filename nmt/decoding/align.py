@@ -11,12 +11,9 @@ W words. Links are pairs (source word, target word), counted from 0 as in the Ph
 
 from __future__ import annotations
 
-import difflib
 import gzip
-import itertools
 import re
-import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,12 +22,14 @@ import torch
 from torch import Tensor
 
 from nmt.data.tokenizer import Tokenizers
+from nmt.data.words import membership
 from nmt.decoding.translate import Ids, batch_of, batches, check_known, inference
 from nmt.errors import UserError
 from nmt.models.seq2seq import Seq2Seq, Source
 
 Link = tuple[int, int]
 Rule = Literal["target", "source", "intersection", "union"]
+Row = Literal["predicts", "reads"]
 END = "</s>"
 WINDOW = 512
 """Pairs that are sorted by length together and held at once."""
@@ -67,7 +66,7 @@ class View:
 
     layer: int | None = None
     head: int | None = None
-    row: Literal["predicts", "reads"] = "predicts"
+    row: Row = "predicts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +84,19 @@ class AlignmentScore:
     error_rate: float
     precision: float
     recall: float
+
+    @classmethod
+    def of_counts(
+        cls, *, found: int, sure: int, hit_sure: int, hit_possible: int
+    ) -> AlignmentScore:
+        """AER = 1 - (|A & S| + |A & P|) / (|A| + |S|) with precision |A & P| / |A| and recall
+        |A & S| / |S|, for found links A, sure S and possible P.
+        """
+        return cls(
+            error_rate=1 - (hit_sure + hit_possible) / max(found + sure, 1),
+            precision=hit_possible / max(found, 1),
+            recall=hit_sure / max(sure, 1),
+        )
 
 
 # ---- forced decoding -----------------------------------------------------------------------------
@@ -155,6 +167,26 @@ def _explain_batch(
         )
 
 
+def entropies(explained: Iterable[Explained]) -> dict[str, list[list[float]]]:
+    """How spread each head looks, by kind, layer and head: the mean entropy of its rows in nats.
+
+    0 is a row that looks at one place, ln n one that looks at n places alike. Rows are scaled to
+    sum to one first, and rows that look at nothing are left out; so are kinds without a matrix.
+    """
+    sums: dict[str, Tensor] = {}
+    rows: dict[str, Tensor] = {}
+    for one in explained:
+        kinds = {"encoder": one.encoder, "decoder": one.decoder, "cross": one.cross}
+        for kind, weights_LHQK in kinds.items():
+            if weights_LHQK is None:
+                continue
+            totals_LHQ = weights_LHQK.sum(-1)
+            shares_LHQK = weights_LHQK / totals_LHQ.clamp(min=1e-12)[..., None]
+            sums[kind] = sums.get(kind, 0) - torch.xlogy(shares_LHQK, shares_LHQK).sum((-2, -1))
+            rows[kind] = rows.get(kind, 0) + (totals_LHQ > 0).sum(-1)
+    return {kind: (sums[kind] / rows[kind].clamp(min=1)).tolist() for kind in sums}
+
+
 # ---- tokens and words ----------------------------------------------------------------------------
 
 
@@ -167,24 +199,48 @@ def token_matrix(explained: Explained, view: View = View(), *, end: bool = False
     Raises:
         UserError: the model has no cross-attention, or no such layer or head.
     """
+    return trimmed(seen(explained, [view])[0], view.row, end=end)
+
+
+def seen(explained: Explained, views: Sequence[View]) -> Tensor:
+    """Cross-attention as each view sees it (V, T, S), whatever its row.
+
+    Raises:
+        UserError: the model has no cross-attention, or no such layer or head.
+    """
     if explained.cross is None:
         raise no_cross(explained)
     weights_LHTS = explained.cross
-    for axis, (name, number) in enumerate((("layer", view.layer), ("head", view.head))):
-        size = weights_LHTS.shape[axis]
-        if number is not None and not 0 <= number < size:
-            raise UserError(f"there is no {name} {number}: this model has {name}s 0 to {size - 1}")
-    by_head_HTS = weights_LHTS.mean(0) if view.layer is None else weights_LHTS[view.layer]
-    matrix_TS = by_head_HTS.mean(0) if view.head is None else by_head_HTS[view.head]
-    if view.row == "reads":
-        matrix_TS = matrix_TS[1:]  # nothing reads the end token: its row is gone either way
+    layers, heads = weights_LHTS.shape[:2]
+    for view in views:
+        for name, number, size in (("layer", view.layer, layers), ("head", view.head, heads)):
+            if number is not None and not 0 <= number < size:
+                there = f"{name} 0 alone" if size == 1 else f"{name}s 0 to {size - 1}"
+                raise UserError(f"there is no {name} {number}: this model has {there}")
+    # One more layer and one more head: the means.
+    weights_LHTS = torch.cat([weights_LHTS, weights_LHTS.mean(1, keepdim=True)], 1)
+    weights_LHTS = torch.cat([weights_LHTS, weights_LHTS.mean(0, keepdim=True)], 0)
+    return weights_LHTS[
+        [layers if view.layer is None else view.layer for view in views],
+        [heads if view.head is None else view.head for view in views],
+    ]
+
+
+def trimmed(weights_TS: Tensor, row: Row, *, end: bool) -> Tensor:
+    """The rows that stand for target tokens, with or without the end token; see `token_matrix`.
+
+    Args:
+        weights_TS: (…, T, S).
+    """
+    if row == "reads":
+        weights_TS = weights_TS[..., 1:, :]  # nothing reads the end token: it has no row either way
     elif not end:
-        matrix_TS = matrix_TS[:-1]
+        weights_TS = weights_TS[..., :-1, :]
     if end:
-        return matrix_TS
-    matrix_TS = matrix_TS[:, :-1]
-    sums_T1 = matrix_TS.sum(1, keepdim=True)
-    return torch.where(sums_T1 > 0, matrix_TS / sums_T1.clamp(min=1e-12), 0.0)
+        return weights_TS
+    weights_TS = weights_TS[..., :-1]
+    sums_T1 = weights_TS.sum(-1, keepdim=True)
+    return torch.where(sums_T1 > 0, weights_TS / sums_T1.clamp(min=1e-12), 0.0)
 
 
 def no_cross(explained: Explained) -> UserError:
@@ -198,82 +254,44 @@ def word_matrix(
     source_words: Sequence[str],
     target_words: Sequence[str],
     view: View = View(),
+    *,
+    end: bool = False,
 ) -> Tensor:
     """Cross-attention by word (target words, source words): columns summed, rows averaged.
 
-    The words are any segmentation of the two texts: ``text.split()``, or a finer one.
+    The words are any segmentation of the two texts: ``text.split()``, or a finer one. With ``end``
+    the end tokens are words of their own, as in `token_matrix`.
+    """
+    pieces = owners(explained, source_words, target_words, row=view.row, end=end)
+    return by_word(token_matrix(explained, view, end=end), *pieces)
+
+
+def owners(
+    explained: Explained,
+    source_words: Sequence[str],
+    target_words: Sequence[str],
+    *,
+    row: Row = "predicts",
+    end: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Which word each column and each row of `trimmed` weights belongs to: (P, W) of either side.
+
+    With ``end`` the end tokens are words of their own, the last ones.
     """
     source_PW = membership(explained.source[:-1], source_words)
     target_PW = membership(explained.target[:-1], target_words)
-    return _by_word(token_matrix(explained, view), source_PW, target_PW)
+    one = torch.ones(1, 1)
+    if end:
+        source_PW = torch.block_diag(source_PW, one)
+    if end and row == "predicts":
+        target_PW = torch.block_diag(target_PW, one)
+    return source_PW, target_PW
 
 
-def _by_word(matrix_TS: Tensor, source_PW: Tensor, target_PW: Tensor) -> Tensor:
+def by_word(matrix_TS: Tensor, source_PW: Tensor, target_PW: Tensor) -> Tensor:
+    """Weights (…, T, S) by piece as weights by word: columns summed, rows averaged."""
     sizes_W1 = target_PW.sum(0).clamp(min=1e-12)[:, None]
     return (target_PW.T / sizes_W1) @ matrix_TS @ source_PW
-
-
-def membership(pieces: Sequence[str], words: Sequence[str]) -> Tensor:
-    """Which word each piece belongs to (P, W), as shares of its characters; rows sum to one.
-
-    Pieces and words are matched character by character, white space and case aside, so that any
-    tokenizer goes with any notion of a word. A piece without characters of its own (a lone space, a
-    continuing byte, an unknown) goes with a neighbour.
-    """
-    said = list(_characters(pieces))
-    wanted = [(c, w) for w, word in enumerate(words) for c in _plain(word)]
-    shares_PW = torch.zeros(len(pieces), len(words))
-    for a, b in _matches([c for c, _ in said], [c for c, _ in wanted]):
-        shares_PW[said[a][1], wanted[b][1]] += 1
-    at_home = (shares_PW.sum(1) > 0).tolist()
-
-    def adopt(place: int, neighbour: int) -> None:
-        if not at_home[place] and at_home[neighbour]:
-            shares_PW[place], at_home[place] = shares_PW[neighbour], True
-
-    backwards = range(len(pieces) - 2, -1, -1)
-    for place in backwards:
-        if pieces[place] == "▁":
-            adopt(place, place + 1)
-    for place in range(1, len(pieces)):
-        adopt(place, place - 1)
-    for place in backwards:
-        adopt(place, place + 1)
-    return shares_PW / shares_PW.sum(1, keepdim=True).clamp(min=1e-12)
-
-
-def _matches(said: list[str], wanted: list[str]) -> Iterator[tuple[int, int]]:
-    """Places of equal characters, in order; nearly always the two are the same text."""
-    if said == wanted:
-        yield from ((place, place) for place in range(len(said)))
-        return
-    matcher = difflib.SequenceMatcher(None, said, wanted, autojunk=False)
-    for block in matcher.get_matching_blocks():
-        yield from ((block.a + i, block.b + i) for i in range(block.size))
-
-
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-
-
-def _characters(pieces: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """The characters of the pieces, each with its piece; bytes are put together to characters."""
-    places = iter(range(len(pieces)))
-    for is_byte, run in itertools.groupby(pieces, key=lambda p: _BYTE.fullmatch(p) is not None):
-        group = list(run)
-        numbers = [next(places) for _ in group]
-        if not is_byte:
-            for piece, number in zip(group, numbers, strict=True):
-                yield from ((c, number) for c in _plain(piece.replace("▁", " ")))
-            continue
-        raw = bytes(int(piece[3:5], 16) for piece in group)
-        place = 0
-        for character in raw.decode("utf-8", "surrogateescape"):
-            yield from ((c, numbers[place]) for c in _plain(character))
-            place += len(character.encode("utf-8", "surrogateescape"))
-
-
-def _plain(text: str) -> list[str]:
-    return [c.lower() for c in unicodedata.normalize("NFC", text) if not c.isspace()]
 
 
 # ---- links ---------------------------------------------------------------------------------------
@@ -286,32 +304,35 @@ def links(matrix_TS: Tensor, rule: Rule = "target", *, threshold: float | None =
     ``intersection`` and ``union`` combine the two; a ``threshold`` instead takes every weight that
     reaches it. A word that nothing looks at gets no link.
     """
-    if matrix_TS.numel() == 0:
-        return set()
-    if threshold is not None:
-        return {(i, j) for j, i in (matrix_TS >= threshold).nonzero().tolist()}
-    by_target = {
-        (i, j)
-        for j, (i, weight) in enumerate(zip(*_heaviest(matrix_TS), strict=True))
-        if weight > 0
-    }
+    linked = linked_by(matrix_TS, rule) if threshold is None else matrix_TS >= threshold
+    return {(i, j) for j, i in linked.nonzero().tolist()}
+
+
+def linked_by(matrix_TS: Tensor, rule: Rule) -> Tensor:
+    """`links` as a boolean mask of the weights (…, target words, source words)."""
+    by_target = _heaviest(matrix_TS, -1)
     if rule == "target":
         return by_target
-    by_source = {
-        (i, j)
-        for i, (j, weight) in enumerate(zip(*_heaviest(matrix_TS.T), strict=True))
-        if weight > 0
-    }
-    return {
-        "source": by_source,
-        "intersection": by_target & by_source,
-        "union": by_target | by_source,
-    }[rule]
+    by_source = _heaviest(matrix_TS, -2)
+    if rule == "source":
+        return by_source
+    return by_target & by_source if rule == "intersection" else by_target | by_source
 
 
-def _heaviest(matrix: Tensor) -> tuple[list[int], list[float]]:
-    best = matrix.max(1)
-    return best.indices.tolist(), best.values.tolist()
+def _heaviest(matrix_TS: Tensor, axis: int) -> Tensor:
+    """True at the first of the largest weights along an axis, where it is above zero."""
+    if matrix_TS.numel() == 0:
+        return torch.zeros_like(matrix_TS, dtype=torch.bool)
+    place = matrix_TS.argmax(axis, keepdim=True)
+    mask = torch.zeros_like(matrix_TS, dtype=torch.bool).scatter_(axis, place, True)
+    return mask & (matrix_TS > 0)
+
+
+def diagonal(source_words: int, target_words: int) -> set[Link]:
+    """Each target word linked to the source word at the same share of the sentence: a baseline."""
+    if not source_words:
+        return set()
+    return {(int((j + 0.5) * source_words / target_words), j) for j in range(target_words)}
 
 
 def pharaoh(found: set[Link]) -> str:
@@ -374,56 +395,16 @@ def _read(path: Path) -> list[str]:
 
 
 def alignment_score(found: Sequence[set[Link]], gold: Sequence[Gold]) -> AlignmentScore:
-    """AER = 1 - (|A & S| + |A & P|) / (|A| + |S|) with precision |A & P| / |A| and recall
-    |A & S| / |S|, for found links A, sure S and possible P.
+    """How well found links agree with gold ones.
 
     Raises:
         UserError: not one gold alignment per sentence.
     """
     if len(found) != len(gold):
         raise UserError(f"{len(found)} alignments, but {len(gold)} gold ones")
-    links_found = sum(len(a) for a in found)
-    sure = sum(len(g.sure) for g in gold)
-    hit_sure = sum(len(a & g.sure) for a, g in zip(found, gold, strict=True))
-    hit_possible = sum(len(a & g.possible) for a, g in zip(found, gold, strict=True))
-    return AlignmentScore(
-        error_rate=1 - (hit_sure + hit_possible) / max(links_found + sure, 1),
-        precision=hit_possible / max(links_found, 1),
-        recall=hit_sure / max(sure, 1),
+    return AlignmentScore.of_counts(
+        found=sum(len(a) for a in found),
+        sure=sum(len(g.sure) for g in gold),
+        hit_sure=sum(len(a & g.sure) for a, g in zip(found, gold, strict=True)),
+        hit_possible=sum(len(a & g.possible) for a, g in zip(found, gold, strict=True)),
     )
-
-
-def best_view(
-    explained: Sequence[Explained],
-    words: Sequence[tuple[Sequence[str], Sequence[str]]],
-    gold: Sequence[Gold],
-    rule: Rule = "target",
-) -> tuple[View, AlignmentScore]:
-    """The layer, head (or mean of a layer's heads) and row with the lowest error rate.
-
-    Choose on development data and report on other sentences: the best of many is lucky.
-
-    Raises:
-        UserError: nothing to choose from, or a model without cross-attention.
-    """
-    if not explained:
-        raise UserError("there are no aligned sentences to choose a layer and head on")
-    if (cross := explained[0].cross) is None:
-        raise no_cross(explained[0])
-    layers, heads = cross.shape[:2]
-    rows: tuple[Literal["predicts", "reads"], ...] = ("predicts", "reads")
-    views = [View(None, None, row) for row in rows]
-    for layer in range(layers):
-        views += [View(layer, head, row) for head in (None, *range(heads)) for row in rows]
-    owners = [
-        (membership(item.source[:-1], source), membership(item.target[:-1], target))
-        for item, (source, target) in zip(explained, words, strict=True)
-    ]
-    scored = []
-    for view in views:
-        found = [
-            links(_by_word(token_matrix(item, view), *pair), rule)
-            for item, pair in zip(explained, owners, strict=True)
-        ]
-        scored.append((view, alignment_score(found, gold)))
-    return min(scored, key=lambda item: item[1].error_rate)

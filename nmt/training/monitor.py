@@ -26,11 +26,15 @@ class Validation:
         scores: by name: loss, perplexity, bleu, chrf, …
         samples: (source, hypothesis, reference) sentences to look at.
         figures: matplotlib figures or RGB arrays [height, width, 3] by name.
+        entropy: of attention in nats, by kind (cross, encoder, decoder), layer and head.
+        missing: why a kind of attention has no weights, by kind.
     """
 
     scores: dict[str, float]
     samples: list[tuple[str, str, str]] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
+    entropy: dict[str, list[list[float]]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 class Monitor:
@@ -61,6 +65,7 @@ class Monitor:
         self._task: Any = None
         self._early: list[dict[str, Any]] = []
         self._step = 0
+        self._told_missing = False
 
     def start(self, step: int, *, total: int | None) -> None:
         """Open the log behind ``step``: records of later steps, from a run that died, go.
@@ -97,8 +102,14 @@ class Monitor:
             self._print(f"step {int(record['step'])}  {describe(record)}")
 
     def validation(self, step: int, found: Validation, *, best: bool) -> None:
-        """Scores, sample translations and figures of one validation."""
-        self._write({"kind": "validation", "step": step, **found.scores, "best": best})
+        """Scores, sample translations, figures and entropies of one validation."""
+        record = {"kind": "validation", "step": step, **found.scores, "best": best}
+        if found.entropy:
+            record["entropy"] = {
+                kind: [[round(value, 3) for value in heads] for heads in layers]
+                for kind, layers in found.entropy.items()
+            }
+        self._write(record)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in found.scores.items())
         self._print(f"step {step}  validation: {shown}{'  (best so far)' if best else ''}")
         if self._board is None:
@@ -113,6 +124,14 @@ class Monitor:
                 self._board.add_figure(f"attention/{name}", figure, step)
             else:
                 self._board.add_image(f"attention/{name}", figure, step, dataformats="HWC")
+        for kind, layers in found.entropy.items():
+            for layer, heads in enumerate(layers):
+                for head, value in enumerate(heads):
+                    self._board.add_scalar(f"entropy/{kind}/{layer}.{head}", value, step)
+        if found.missing and not self._told_missing:
+            reasons = (f"{kind}: {reason}" for kind, reason in found.missing.items())
+            self._board.add_text("attention/not_there", "  \n".join(reasons), step)
+            self._told_missing = True
         self._board.flush()
 
     def message(self, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from nmt.decoding.align import (
     Gold,
     View,
     alignment_score,
-    best_view,
+    diagonal,
+    entropies,
     explain_ids,
     explain_pairs,
     links,
@@ -29,6 +31,7 @@ from nmt.decoding.align import (
     token_matrix,
     word_matrix,
 )
+from nmt.decoding.views import best_view
 from nmt.errors import UserError
 from nmt.models.seq2seq import Attentions
 
@@ -64,6 +67,37 @@ def test_the_end_is_dropped_and_the_rest_rescaled():
     assert torch.equal(whole, torch.tensor(TWO_HEADS)[0, 1])
 
 
+def test_the_end_can_be_a_word_of_its_own():
+    item = explained(TWO_HEADS)
+    words = (["a", "b"], ["x", "y"])
+    assert torch.allclose(
+        word_matrix(item, *words, View(0, 0), end=True), torch.tensor(TWO_HEADS)[0, 0]
+    )
+    read = word_matrix(item, *words, View(0, 0, "reads"), end=True)
+    assert torch.allclose(read, torch.tensor(TWO_HEADS)[0, 0, 1:])
+    one_word = word_matrix(item, ["ab"], ["xy"], View(0, 1), end=True)
+    assert one_word.flatten().tolist() == pytest.approx([0.65, 0.35, 0.6, 0.4])
+
+
+def test_entropy_of_even_and_of_single_looks():
+    even = [[0.25] * 4] * 3
+    single = [[0.0, 1.0, 0.0, 0.0]] * 3
+    half = [[0.5, 0.5, 0.0, 0.0], [0.2, 0.2, 0.0, 0.0], [0.0] * 4]  # scaled, and left out
+    item = explained([[even, single, half]], source=["▁a"] * 3 + ["</s>"])
+    found = entropies([item, item])
+    assert list(found) == ["cross"]
+    assert found["cross"] == [pytest.approx([math.log(4), 0.0, math.log(2)], abs=1e-6)]
+    assert entropies([explained(None)]) == {}
+    blind = explained([[[[0.0, 0.0, 0.0]] * 3]])
+    assert entropies([blind])["cross"] == [[0.0]]
+
+
+def test_entropy_is_a_mean_over_rows_and_not_over_sentences():
+    long = explained([[[[0.5, 0.5, 0.0]] * 3]])
+    short = explained([[[[1.0, 0.0, 0.0]]]])
+    assert entropies([long, short])["cross"][0][0] == pytest.approx(0.75 * math.log(2))
+
+
 def test_the_row_that_reads_a_token_is_the_next_one():
     item = explained(TWO_HEADS)
     read = token_matrix(item, View(0, 1, "reads"))
@@ -82,7 +116,7 @@ def test_a_model_without_attention_says_so():
 
 
 def test_no_such_layer_or_head():
-    with pytest.raises(UserError, match="no layer 1: this model has layers 0 to 0"):
+    with pytest.raises(UserError, match="no layer 1: this model has layer 0 alone"):
         token_matrix(explained(TWO_HEADS), View(layer=1))
     with pytest.raises(UserError, match="no head 2: this model has heads 0 to 1"):
         token_matrix(explained(TWO_HEADS), View(head=2))
@@ -165,6 +199,14 @@ def test_rules():
     assert links(WEIGHTS, "union") == by_target | by_source
     assert links(WEIGHTS, threshold=0.3) == {(0, 0), (0, 1), (1, 1), (1, 3), (2, 3)}
     assert links(torch.zeros(0, 3)) == links(torch.zeros(3, 0), "union") == set()
+    assert links(torch.full((2, 2), 0.5), "intersection") == {(0, 0)}  # of equals the first
+
+
+def test_the_diagonal():
+    assert diagonal(3, 3) == {(0, 0), (1, 1), (2, 2)}
+    assert diagonal(2, 4) == {(0, 0), (0, 1), (1, 2), (1, 3)}
+    assert diagonal(4, 2) == {(1, 0), (3, 1)}
+    assert diagonal(0, 2) == diagonal(2, 0) == set()
 
 
 def test_pharaoh_there_and_back():
@@ -189,15 +231,6 @@ def test_error_rate_by_hand():
     assert alignment_score([set()], [read_links("0-0")]).error_rate == 1.0
     with pytest.raises(UserError, match="1 alignments, but 2 gold"):
         alignment_score([set()], gold)
-
-
-def test_choosing_a_view():
-    right = [[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.0, 0.0, 1.0]]
-    wrong = [[0.1, 0.9, 0.0], [0.9, 0.1, 0.0], [0.0, 0.0, 1.0]]
-    item = explained([[wrong, wrong], [wrong, right]])
-    view, result = best_view([item], [(["a", "b"], ["x", "y"])], [read_links("0-0 1-1")])
-    assert view == View(1, 1, "predicts")
-    assert result.error_rate == 0.0
 
 
 def test_gold_and_bitext_files(tmp_path):

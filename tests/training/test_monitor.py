@@ -55,6 +55,17 @@ def test_log_and_plain_lines(tmp_path: Path) -> None:
     ]
 
 
+def test_entropy_is_in_the_log_by_layer_and_head(tmp_path: Path) -> None:
+    monitor = Monitor(tmp_path, stream=io.StringIO(), tensorboard=False)
+    monitor.start(0, total=10)
+    entropy = {"cross": [[1.23456, 0.0], [0.5, 2.0]]}
+    monitor.validation(1, Validation({"bleu": 1.0}, entropy=entropy), best=True)
+    monitor.validation(2, Validation({"bleu": 1.0}), best=True)
+    monitor.close()
+    assert lines(tmp_path)[0]["entropy"] == {"cross": [[1.235, 0.0], [0.5, 2.0]]}
+    assert "entropy" not in lines(tmp_path)[1]
+
+
 def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
     stream = io.StringIO()
     monitor = Monitor(tmp_path, stream=stream, live=True, tensorboard=False)
@@ -102,8 +113,15 @@ def test_tensorboard_is_a_view_and_is_cut_back(tmp_path: Path) -> None:
         for step in steps:
             monitor.step({**RECORD, "step": step, "loss": float(10 * steps.stop + step)})
         figures = {"matrix": np.zeros((4, 5, 3), dtype=np.uint8), "figure": Figure()}
-        found = Validation({"bleu": 20.0}, [("a dog", "un chien", "un chien .")], figures)
-        monitor.validation(steps[-1], found, best=True)
+        found = Validation(
+            {"bleu": 20.0},
+            [("a dog", "un chien", "un chien .")],
+            figures,
+            entropy={"cross": [[0.25, 0.5], [1.0, steps.stop]]},
+            missing={"encoder": "linear attention keeps no weights"},
+        )
+        for step in (steps[-1] - 1, steps[-1]):
+            monitor.validation(step, found, best=True)
         monitor.close()
 
     write(range(1, 7))
@@ -114,6 +132,14 @@ def test_tensorboard_is_a_view_and_is_cut_back(tmp_path: Path) -> None:
     assert {"train/loss", "train/tokens_per_second", "validation/bleu"} <= set(tags["scalars"])
     assert set(tags["images"]) == {"attention/matrix", "attention/figure"}
     assert "samples/0/text_summary" in tags["tensors"]
+    heads = [tag for tag in tags["scalars"] if tag.startswith("entropy/")]
+    assert sorted(heads) == [f"entropy/cross/{n}.{h}" for n in (0, 1) for h in (0, 1)]
+    last = [(event.step, event.value) for event in events.Scalars("entropy/cross/1.1")]
+    assert last == [(7, 9.0), (8, 9.0)]  # those of steps 5 and 6 were cut back
+    notes = events.Tensors("attention/not_there/text_summary")
+    assert [note.step for note in notes] == [5, 7]  # once in each process
+    text = notes[0].tensor_proto.string_val[0].decode()
+    assert text == "encoder: linear attention keeps no weights"
     losses = [(event.step, event.value) for event in events.Scalars("train/loss")]
     first = [(step, 70.0 + step) for step in range(1, 5)]
     assert losses == first + [(step, 90.0 + step) for step in range(5, 9)]
