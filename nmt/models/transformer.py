@@ -1,28 +1,26 @@
-"""The Transformer (Vaswani et al. 2017): encoder, decoder, positions.
+"""The Transformer (Vaswani et al. 2017): encoder and decoder.
 
 Shape letters as in seq2seq.py.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from nmt.errors import UserError
-from nmt.models.attention import CrossAttention, Past, SelfAttention, causal_keep
-from nmt.models.seq2seq import Attentions, Cache, Memory, Reads, Seq2Seq, Source, slots
+from nmt.models.multihead import CrossAttention, Past, Remembered, SelfAttention
+from nmt.models.positions import Positions, Rotation, rotation
+from nmt.models.seq2seq import Attentions, Cache, Memory, Reads, Seq2Seq, Source, Trace, slots
 
 
 @dataclass(kw_only=True)
 class TransformerMemory(Memory):
-    """Keys and values [B, H, M, d] for the cross-attention of every decoder layer."""
+    """What the cross-attention of every decoder layer reads: keys and values, or their sums."""
 
-    keys: list[Tensor]
-    values: list[Tensor]
+    layers: list[Remembered]
 
 
 @dataclass
@@ -80,13 +78,11 @@ class FeedForward(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSize:
-    """The numbers that every layer of a Transformer shares."""
+    """The numbers that every layer of a Transformer shares, its attentions' aside."""
 
     width: int
     ffn: int
-    heads: int
     dropout: float
-    attention_dropout: float
     activation_dropout: float
     norm: str  # pre | post
     activation: str  # relu | gelu
@@ -110,18 +106,20 @@ class LayerSize:
 class EncoderLayer(nn.Module):
     """Self-attention and a feed-forward network."""
 
-    def __init__(self, size: LayerSize) -> None:
+    def __init__(self, size: LayerSize, self_attention: SelfAttention) -> None:
         super().__init__()
-        self.self_attention = SelfAttention(
-            width=size.width, heads=size.heads, dropout=size.attention_dropout
-        )
+        self.self_attention = self_attention
         self.self_residual = size.residual()
         self.feed_forward = size.feed_forward()
         self.feed_residual = size.residual()
 
-    def forward(self, x_BSD: Tensor, keep: Tensor, trace: list[Tensor] | None) -> Tensor:
+    def forward(
+        self, x_BSD: Tensor, mask: Tensor | None, turn: Rotation | None, trace: Trace
+    ) -> Tensor:
         """[B, S, D] from [B, S, D]."""
-        x_BSD = self.self_residual(x_BSD, lambda x: self.self_attention(x, keep, trace=trace))
+        x_BSD = self.self_residual(
+            x_BSD, lambda x: self.self_attention(x, mask, turn=turn, trace=trace)
+        )
         out_BSD: Tensor = self.feed_residual(x_BSD, self.feed_forward)
         return out_BSD
 
@@ -129,15 +127,13 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Causal self-attention, cross-attention and a feed-forward network."""
 
-    def __init__(self, size: LayerSize) -> None:
+    def __init__(
+        self, size: LayerSize, self_attention: SelfAttention, cross_attention: CrossAttention
+    ) -> None:
         super().__init__()
-        self.self_attention = SelfAttention(
-            width=size.width, heads=size.heads, dropout=size.attention_dropout
-        )
+        self.self_attention = self_attention
         self.self_residual = size.residual()
-        self.cross_attention = CrossAttention(
-            width=size.width, heads=size.heads, dropout=size.attention_dropout
-        )
+        self.cross_attention = cross_attention
         self.cross_residual = size.residual()
         self.feed_forward = size.feed_forward()
         self.feed_residual = size.residual()
@@ -145,72 +141,30 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         x_NTD: Tensor,
-        keep_TM: Tensor | None,
+        mask: Tensor | None,
+        turn: Rotation | None,
         past: Past,
-        keys_values: tuple[Tensor, Tensor],
+        remembered: Remembered,
         keep_BM: Tensor,
-        traces: tuple[list[Tensor], list[Tensor]] | tuple[None, None],
+        cross: Trace,
+        itself: Trace,
     ) -> Tensor:
-        """[N, T, D] from [N, T, D]; extends `past`. Traces are those of self and cross."""
-        keys, values = keys_values
+        """[N, T, D] from [N, T, D]; extends `past` and the traces of cross- and self-attention."""
         x_NTD = self.self_residual(
-            x_NTD, lambda x: self.self_attention(x, keep_TM, past=past, trace=traces[0])
+            x_NTD, lambda x: self.self_attention(x, mask, past=past, turn=turn, trace=itself)
         )
         x_NTD = self.cross_residual(
-            x_NTD, lambda x: self.cross_attention(x, keys, values, keep_BM, trace=traces[1])
+            x_NTD, lambda x: self.cross_attention(x, remembered, keep_BM, trace=cross)
         )
         out_NTD: Tensor = self.feed_residual(x_NTD, self.feed_forward)
         return out_NTD
 
 
-def sinusoids(start: int, count: int, width: int, device: torch.device) -> Tensor:
-    """Positions start .. start + count - 1 as [T, D] (Vaswani et al. 2017, Sect. 3.5).
-
-    Sines fill the first half and cosines the second; the paper interleaves them, which is the same
-    up to a permutation of the width. Computed on demand, so there is no longest sentence.
-    """
-    half = (width + 1) // 2
-    exponents = torch.arange(half, device=device, dtype=torch.float32) * (2.0 / width)
-    rates = torch.exp(exponents * -math.log(10_000.0))
-    angles = torch.arange(start, start + count, device=device).unsqueeze(1) * rates
-    return torch.cat([angles.sin(), angles.cos()], 1)[:, :width]
-
-
-class Positions(nn.Module):
-    """Scales embeddings by sqrt(D), adds positions, drops out.
-
-    `known` learned positions, or sinusoidal ones without limit when it is None.
-    """
-
-    def __init__(self, *, width: int, known: int | None, dropout: float) -> None:
-        super().__init__()
-        self.known = known
-        self.scale = width**0.5
-        self.table = None if known is None else nn.Embedding(known, width)
-        if self.table is not None:
-            nn.init.normal_(self.table.weight, std=width**-0.5)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, embedded_NTD: Tensor, start: int) -> Tensor:
-        """[N, T, D] from embeddings of the positions from `start` on."""
-        count, width = embedded_NTD.shape[1:]
-        if self.table is None:
-            place_TD = sinusoids(start, count, width, embedded_NTD.device)
-        elif self.known is not None and start + count > self.known:
-            raise UserError(
-                f"{start + count} positions, but the model has learned {self.known}: shorten the "
-                "sentence, or train with model.positions=sinusoidal or a larger model.max_positions"
-            )
-        else:
-            place_TD = self.table.weight[start : start + count]
-        out: Tensor = self.dropout(embedded_NTD * self.scale + place_TD.to(embedded_NTD.dtype))
-        return out
-
-
 class Transformer(Seq2Seq):
-    """Encoder-decoder with self-attention on both sides and full cross-attention.
+    """Encoder-decoder with self-attention on both sides and cross-attention between them.
 
-    `positions` is the number of learned positions, None for sinusoidal ones.
+    `positions` is sinusoidal, learned (`known` of them), rotary or none. Layers of one side are of
+    one kind, so that their first one makes the mask of all.
     """
 
     def __init__(
@@ -218,10 +172,11 @@ class Transformer(Seq2Seq):
         *,
         source_vocab: int,
         target_vocab: int,
-        encoder_layers: int,
-        decoder_layers: int,
+        encoder: Sequence[EncoderLayer],
+        decoder: Sequence[DecoderLayer],
         size: LayerSize,
-        positions: int | None,
+        positions: str,
+        known: int,
         tie: str,
     ) -> None:
         super().__init__(
@@ -231,63 +186,79 @@ class Transformer(Seq2Seq):
             width=size.width,
             tie=tie,
         )
-        self.max_source_length = self.max_target_length = positions
-        self.source_positions = Positions(width=size.width, known=positions, dropout=size.dropout)
-        self.target_positions = Positions(width=size.width, known=positions, dropout=size.dropout)
-        self.encoder = nn.ModuleList(EncoderLayer(size) for _ in range(encoder_layers))
+        self.rotary = positions == "rotary"
+        self.source_positions = Positions(
+            kind=positions, width=size.width, known=known, dropout=size.dropout
+        )
+        self.target_positions = Positions(
+            kind=positions, width=size.width, known=known, dropout=size.dropout
+        )
+        self.max_source_length = self.max_target_length = self.source_positions.limit
+        self.encoder = nn.ModuleList(encoder)
         self.encoder_norm = size.final_norm()
-        self.decoder = nn.ModuleList(DecoderLayer(size) for _ in range(decoder_layers))
+        self.decoder = nn.ModuleList(decoder)
         self.decoder_norm = size.final_norm()
 
     def encode(self, source: Source) -> TransformerMemory:
         return self._encode(source, None)
 
-    def _encode(self, source: Source, trace: list[Tensor] | None) -> TransformerMemory:
+    def _encode(self, source: Source, trace: Trace) -> TransformerMemory:
         x_BSD = self.source_positions(self.embed_source(source), 0)
-        keep = source.keep_BS[:, None, None, :]
+        first, _ = self._first()
+        mask, turn = first.mask(source.keep_BS, 0), self._turn(x_BSD, 0)
         for layer in self.encoder:
-            x_BSD = layer(x_BSD, keep, trace)
+            x_BSD = layer(x_BSD, mask, turn, trace)
         x_BSD = self.encoder_norm(x_BSD)
-        projected = [layer.cross_attention.keys_values(x_BSD) for layer in self._layers()]
         stream_BM, position_BM = slots(source)
         return TransformerMemory(
             keep_BM=source.keep_BS,
             stream_BM=stream_BM,
             position_BM=position_BM,
-            keys=[keys for keys, _ in projected],
-            values=[values for _, values in projected],
+            layers=[
+                layer.cross_attention.remember(x_BSD, source.keep_BS) for layer in self._layers()
+            ],
         )
 
     def begin(self, memory: Memory, reads: Reads, capacity: int) -> TransformerCache:
-        return TransformerCache([Past(capacity) for _ in self.decoder], 0, reads)
+        past = [layer.self_attention.begin(capacity) for layer in self._layers()]
+        return TransformerCache(past, 0, reads)
 
     def decode(
-        self, tgt_NT: Tensor, memory: Memory, cache: Cache
+        self, tgt_NT: Tensor, memory: Memory, cache: Cache, cross: Trace = None
     ) -> tuple[Tensor, TransformerCache]:
-        return self._decode(tgt_NT, memory, cache, (None, None))
+        return self._decode(tgt_NT, memory, cache, cross, None)
 
     def _decode(
-        self,
-        tgt_NT: Tensor,
-        memory: Memory,
-        cache: Cache,
-        traces: tuple[list[Tensor], list[Tensor]] | tuple[None, None],
+        self, tgt_NT: Tensor, memory: Memory, cache: Cache, cross: Trace, itself: Trace
     ) -> tuple[Tensor, TransformerCache]:
         assert isinstance(memory, TransformerMemory)
         assert isinstance(cache, TransformerCache)
-        count = tgt_NT.shape[1]
         x_NTD = self.target_positions(self.target_embedding(tgt_NT), cache.length)
-        keep_TM = causal_keep(count, cache.length + count, tgt_NT.device)
+        _, first = self._first()
+        mask = first.mask(torch.ones_like(tgt_NT, dtype=torch.bool), cache.length)
+        turn = self._turn(x_NTD, cache.length)
         memory = cache.reads.resolve(memory)
-        for layer, past, *projected in zip(
-            self.decoder, cache.past, memory.keys, memory.values, strict=True
-        ):
-            x_NTD = layer(x_NTD, keep_TM, past, projected, memory.keep_BM, traces)
-        cache = TransformerCache(cache.past, cache.length + count, cache.reads)
+        keep_BM = memory.keep_BM
+        for layer, past, remembered in zip(self.decoder, cache.past, memory.layers, strict=True):
+            x_NTD = layer(x_NTD, mask, turn, past, remembered, keep_BM, cross, itself)
+        cache = TransformerCache(cache.past, cache.length + tgt_NT.shape[1], cache.reads)
         return self.decoder_norm(x_NTD), cache
 
     def _layers(self) -> list[DecoderLayer]:
         return [layer for layer in self.decoder if isinstance(layer, DecoderLayer)]
+
+    def _first(self) -> tuple[SelfAttention, SelfAttention]:
+        """The self-attention of the first encoder and the first decoder layer."""
+        encoder, decoder = self.encoder[0], self.decoder[0]
+        assert isinstance(encoder, EncoderLayer)
+        assert isinstance(decoder, DecoderLayer)
+        return encoder.self_attention, decoder.self_attention
+
+    def _turn(self, x_NTD: Tensor, start: int) -> Rotation | None:
+        if not self.rotary:
+            return None
+        width = self._first()[0].size.head_width
+        return rotation(start, x_NTD.shape[1], width, x_NTD)
 
     @torch.no_grad()
     def explain(self, source: Source, tgt_BT: Tensor) -> Attentions:
@@ -296,5 +267,12 @@ class Transformer(Seq2Seq):
         cross: list[Tensor] = []
         memory = self._encode(source, encoder)
         cache = self.begin(memory, Reads.each(memory.rows, tgt_BT.device), 0)
-        self._decode(tgt_BT, memory, cache, (decoder, cross))
-        return Attentions(torch.stack(encoder), torch.stack(decoder), torch.stack(cross))
+        self._decode(tgt_BT, memory, cache, cross, decoder)
+        first = self._layers()[0].cross_attention
+        kinds = {"encoder": self._first()[0], "decoder": self._first()[1], "cross": first}
+        missing = {name: kind.no_weights for name, kind in kinds.items() if kind.no_weights}
+        return Attentions(_stack(encoder), _stack(decoder), _stack(cross), missing)
+
+
+def _stack(layers: list[Tensor]) -> Tensor | None:
+    return torch.stack(layers) if layers else None

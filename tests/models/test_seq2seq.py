@@ -10,13 +10,36 @@ import torch
 from torch import Tensor
 
 from nmt.errors import UserError
-from nmt.models import attention
+from nmt.models import attention, linear, multihead, sliding
 from nmt.models.seq2seq import Memory, Reads, Seq2Seq, Source
+from nmt.models.transformer import Transformer
 
 Build = Callable[..., Seq2Seq]
 Case = Callable[..., Any]
 MustFail = Callable[[Callable[[], None]], None]
+CrossSeen = Callable[[Seq2Seq, Tensor, int], tuple[Tensor, bool]]
 EXACT: dict[str, float] = {"rtol": 0.0, "atol": 1e-10}
+
+
+@pytest.fixture(autouse=True)
+def _many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentences here are short: cut them all the same."""
+    monkeypatch.setattr(sliding, "SMALLEST_BLOCK", 2)
+    monkeypatch.setattr(linear, "CHUNK", 2)
+
+
+def reach(model: Seq2Seq, place: str) -> int:
+    """How far one layer of self-attention sees; beyond any sentence here if nothing limits it."""
+    if isinstance(model, Transformer):
+        kind = getattr(model, place)[0].self_attention
+        if isinstance(kind, sliding.SlidingSelfAttention):
+            return kind.span
+    return 99
+
+
+def near(length: int, span: int) -> Tensor:
+    places = torch.arange(length)
+    return (places[:, None] - places).abs() <= span
 
 
 def in_chunks(
@@ -55,7 +78,11 @@ def test_the_past_and_the_source_are_read(model: Seq2Seq, source: Source, tgt_BT
     hidden_BTD = model(source, tgt_BT)
     changed_BT = tgt_BT.clone()
     changed_BT[:, 0] = 4 + (changed_BT[:, 0] - 3) % 9
-    assert (model(source, changed_BT)[:, -1] - hidden_BTD[:, -1]).abs().max() > 1e-8
+    layers = len(model.decoder) if isinstance(model, Transformer) else 1
+    last = min(5, layers * reach(model, "decoder"))
+    other_BTD = model(source, changed_BT)
+    assert (other_BTD[:, last] - hidden_BTD[:, last]).abs().max() > 1e-8
+    torch.testing.assert_close(other_BTD[:, last + 1 :], hidden_BTD[:, last + 1 :], **EXACT)
     ids_BS = source.ids_BS.clone()
     ids_BS[:, 0] = 4 + (ids_BS[:, 0] - 3) % 9
     other_BTD = model(Source(ids_BS, source.keep_BS), tgt_BT)
@@ -184,35 +211,50 @@ def test_a_shifted_memory_mask_is_noticed(
     transformer_case: Case,
     source: Source,
     tgt_BT: Tensor,
+    cross_seen: CrossSeen,
     monkeypatch: pytest.MonkeyPatch,
     must_fail: MustFail,
 ) -> None:
     """Mutation: the source's mask is off by one slot, so padding is read."""
     attentive = recurrent_case(("additive", "previous", None))
     model = build(attentive if kind == "lstm" else transformer_case())
-    weigh = attention.weigh
-    monkeypatch.setattr(
-        attention, "weigh", lambda x, k: weigh(x, None if k is None else k.roll(1, -1))
-    )
+    if kind == "lstm":
+        weigh = attention.weigh
+        monkeypatch.setattr(attention, "weigh", lambda x, keep: weigh(x, keep.roll(1, -1)))
+    else:
+        mask = multihead.FullSelfAttention.mask
+        monkeypatch.setattr(
+            multihead.FullSelfAttention, "mask", lambda *args: mask(*args).roll(1, -1)
+        )
     must_fail(lambda: test_padding_and_batch_mates(model, source, tgt_BT))
-    must_fail(lambda: test_weights(model, source, tgt_BT, False))
+    must_fail(lambda: check_weights(model, source, tgt_BT, cross_seen, False))
 
 
 # --- 5: attention weights are a distribution over what may be seen --------------------------------
 
 
 @pytest.mark.parametrize("empty_row", [False, True])
-def test_weights(model: Seq2Seq, source: Source, tgt_BT: Tensor, empty_row: bool) -> None:
+def test_weights(
+    model: Seq2Seq, source: Source, tgt_BT: Tensor, cross_seen: CrossSeen, empty_row: bool
+) -> None:
+    check_weights(model, source, tgt_BT, cross_seen, empty_row)
+
+
+def check_weights(
+    model: Seq2Seq, source: Source, tgt_BT: Tensor, cross_seen: CrossSeen, empty_row: bool
+) -> None:
     if empty_row:
         source.keep_BS[1] = False
     maps = model.explain(source, tgt_BT)
     keep_BS = source.keep_BS
-    causal_TT = torch.ones(6, 6, dtype=torch.bool).tril()
+    cross_BTM, exact = cross_seen(model, keep_BS, 6)
+    causal_TT = near(6, reach(model, "decoder")).tril()
+    near_SS = near(7, reach(model, "encoder"))
     seen = 0
     for weights, keep, kind in (
-        (maps.encoder, keep_BS[None, :, None, None, :], "encoder"),
+        (maps.encoder, keep_BS[None, :, None, None, :] & near_SS, "encoder"),
         (maps.decoder, causal_TT, "decoder"),
-        (maps.cross, keep_BS[None, :, None, None, :], "cross"),
+        (maps.cross, cross_BTM[None, :, None], "cross"),
     ):
         if weights is None:
             assert maps.missing[kind]
@@ -223,9 +265,31 @@ def test_weights(model: Seq2Seq, source: Source, tgt_BT: Tensor, empty_row: bool
         assert weights.isfinite().all()
         keep = keep.expand(weights.shape)
         assert (weights[~keep] == 0).all()
+        if kind == "cross" and not exact:
+            assert (weights.sum(-1)[keep.any(-1)] > 0).all()
+            assert (weights.sum(-1) <= 1 + 1e-10).all()
+            continue
         assert (weights[keep] > 0).all()
         torch.testing.assert_close(weights.sum(-1), keep.any(-1).to(weights.dtype), **EXACT)
     assert seen + len(maps.missing) == 3
+
+
+@pytest.mark.parametrize("rows", [[0, 0, 1, 1, 2, 2], [2, 0, 1, 0]])
+def test_weights_of_hypotheses(
+    model: Seq2Seq, source: Source, tgt_BT: Tensor, rows: list[int]
+) -> None:
+    """What decoding hands out, hypothesis by hypothesis and chunk by chunk, explain shows."""
+    shown = model.explain(source, tgt_BT).cross
+    memory, chunks = model.encode(source), []
+    cache = model.start(memory, torch.tensor(rows), 6)
+    for chunk in tgt_BT[rows].split([1, 3, 2], 1):
+        cross: list[Tensor] = []
+        _, cache = model.decode(chunk, memory, cache, cross)
+        assert bool(cross) == (shown is not None)
+        chunks.append(cross)
+    if shown is not None:
+        found = torch.stack([torch.cat(layer, 2) for layer in zip(*chunks, strict=True)])
+        torch.testing.assert_close(found, shown[:, rows], **EXACT)
 
 
 def test_an_empty_row_is_finite(model: Seq2Seq, source: Source, tgt_BT: Tensor) -> None:

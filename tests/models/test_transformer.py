@@ -1,4 +1,4 @@
-"""The Transformer against PyTorch's own layers and the paper's positions."""
+"""The Transformer against PyTorch's own layers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nmt.errors import UserError
-from nmt.models import attention, transformer
+from nmt.models import multihead, positions
 from nmt.models.attention import weigh
+from nmt.models.positions import sinusoids
 from nmt.models.seq2seq import Source
-from nmt.models.transformer import Transformer, sinusoids
+from nmt.models.transformer import Transformer
 
 Case = Callable[..., Any]
 Build = Callable[..., Transformer]
@@ -94,7 +94,7 @@ def test_parity(
     fused: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(attention, "prefers_fused", lambda device: fused)
+    monkeypatch.setattr(multihead, "prefers_fused", lambda *_: fused)
     model = build(transformer_case(norm, tie="none", depth=(2, 3)))
     check(model, source, tgt_BT, norm)
 
@@ -105,19 +105,19 @@ def shift(keep: Tensor | None) -> Tensor | None:
 
 MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "mask flipped": lambda patch: patch.setattr(
-        attention, "weigh", lambda x, keep: weigh(x, None if keep is None else ~keep)
+        multihead, "weigh", lambda x, keep: weigh(x, None if keep is None else ~keep)
     ),
     "mask shifted": lambda patch: patch.setattr(
-        attention, "weigh", lambda x, keep: weigh(x, shift(keep))
+        multihead, "weigh", lambda x, keep: weigh(x, shift(keep))
     ),
     "future seen": lambda patch: patch.setattr(
-        transformer, "causal_keep", lambda queries, keys, device: None
+        multihead, "causal_keep", lambda queries, keys, device: None
     ),
     "scale dropped": lambda patch: patch.setattr(
-        attention, "weigh", lambda x, keep: weigh(x * (WIDTH // HEADS) ** 0.5, keep)
+        multihead, "weigh", lambda x, keep: weigh(x * (WIDTH // HEADS) ** 0.5, keep)
     ),
     "positions off by one": lambda patch: patch.setattr(
-        transformer, "sinusoids", lambda start, *rest: sinusoids(start + 1, *rest)
+        positions, "sinusoids", lambda start, *rest: sinusoids(start + 1, *rest)
     ),
 }
 
@@ -136,6 +136,7 @@ def test_parity_notices(
 ) -> None:
     model = build(transformer_case(norm, tie="none"))
     check(model, source, tgt_BT, norm)
+    monkeypatch.setattr(multihead, "prefers_fused", lambda *_: False)
     MUTATIONS[mutation](monkeypatch)
     must_fail(lambda: check(model, source, tgt_BT, norm))
 
@@ -147,28 +148,27 @@ def test_norms_matter_to_parity(
     must_fail(lambda: check(model, source, tgt_BT, "post"))
 
 
-@pytest.mark.parametrize("width", [6, 7])
-def test_sinusoids(width: int) -> None:
-    """Vaswani et al. 2017, Sect. 3.5, sines before cosines; any start, any length."""
-    place_TD = sinusoids(1_000, 3, width, torch.device("cpu"))
-    assert place_TD.shape == (3, width)
-    half = (width + 1) // 2
-    for t in range(3):
-        for d in range(width):
-            angle = (1_000 + t) / 10_000 ** (2 * (d % half) / width)
-            wave = math.sin(angle) if d < half else math.cos(angle)
-            assert place_TD[t, d].item() == pytest.approx(wave, abs=2e-4)
-
-
-def test_learned_positions_end(build: Build, transformer_case: Case, source: Source) -> None:
-    model = build(transformer_case(positions="learned"))
-    assert model.max_source_length == model.max_target_length == 16
-    model(source, torch.full((3, 16), 5))
-    with pytest.raises(UserError, match="17 positions, but the model has learned 16"):
-        model(source, torch.full((3, 17), 5))
-    unlimited = build(transformer_case())
-    assert unlimited.max_source_length is unlimited.max_target_length is None
-    unlimited(source, torch.full((3, 40), 5))
+@torch.no_grad()
+def test_masked_heads_are_those_named(
+    build: Build, transformer_case: Case, source: Source, tgt_BT: Tensor
+) -> None:
+    """Place, layer and head: as if the output matrix had zeros there (Michel et al. 2019)."""
+    names = ["encoder.0.1", "decoder.2.0", "cross.1.0", "cross.1.1", "cross.2.1"]
+    case = {"depth": (2, 3), "head_width": 3}
+    masked = build(transformer_case(**case, masked_heads=names))
+    model = build(transformer_case(**case))
+    assert model.state_dict().keys() == masked.state_dict().keys()
+    outputs = {
+        "encoder": [layer.self_attention.out.weight for layer in model.encoder],
+        "decoder": [layer.self_attention.out.weight for layer in model.decoder],
+        "cross": [layer.cross_attention.out.weight for layer in model.decoder],
+    }
+    for name in names:
+        place, layer, head = name.split(".")
+        before_BTD = model(source, tgt_BT)
+        outputs[place][int(layer)][:, 3 * int(head) : 3 * int(head) + 3] = 0.0
+        assert not torch.allclose(before_BTD, model(source, tgt_BT))
+    torch.testing.assert_close(masked(source, tgt_BT), model(source, tgt_BT))
 
 
 def test_a_fresh_model_is_unsure(build: Build, transformer_case: Case) -> None:
