@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -295,17 +296,25 @@ def vocabularies() -> list[Tokenizer]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(text=TEXT, which=st.integers(0, 2), seed=st.integers(0, 99))
+@given(text=TEXT, which=st.integers(0, 2), seed=st.integers(0, 99), fine=st.booleans())
 def test_owners_are_those_of_the_character_matcher(
-    vocabularies: list[Tokenizer], text: str, which: int, seed: int
+    vocabularies: list[Tokenizer], text: str, which: int, seed: int, fine: bool
 ) -> None:
-    """Bytes, unknown tokens, lone spaces, odd white space, combining marks, nothing at all."""
+    """Bytes, unknown tokens, lone spaces, odd white space, combining marks, nothing at all; and
+    words finer than pieces."""
     tokenizer = vocabularies[which]
     [ids] = tokenizer.sample([text], alpha=0.3, seed=seed)
-    said = text.split()
+    said = re.findall(r"\w|[^\w\s]", text) if fine else text.split()
     owned = membership(tokenizer.pieces(ids), said) > 0
     expected = [column.nonzero().flatten().tolist() for column in owned.T]
     assert _Pieces(tokenizer).of_words(ids, said) == expected
+
+
+def test_a_piece_over_several_words_belongs_to_each(vocabularies: list[Tokenizer]) -> None:
+    tokenizer = vocabularies[0]
+    [ids] = tokenizer.encode(["dab"])
+    assert tokenizer.pieces(ids) == ["▁dab"]
+    assert _Pieces(tokenizer).of_words(ids, ["d", "a", "b"]) == [[0], [0], [0]]
 
 
 def test_a_decomposed_letter_is_one_character(vocabularies: list[Tokenizer]) -> None:
