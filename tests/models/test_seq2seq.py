@@ -203,6 +203,30 @@ def test_a_wrong_grouping_is_noticed(
     must_fail(lambda: check_selection(model, source, "permuted"))
 
 
+@pytest.mark.parametrize(
+    ("pattern", "past"),
+    [
+        ("full", multihead.KeysValues),
+        ("sliding", sliding.Recent),
+        ("linear", linear.RunningSums),
+    ],
+)
+def test_a_past_of_others_is_noticed(
+    pattern: str,
+    past: type,
+    build: Build,
+    transformer_case: Case,
+    source: Source,
+    monkeypatch: pytest.MonkeyPatch,
+    must_fail: MustFail,
+) -> None:
+    """Mutation: hypotheses change places, what they have read does not."""
+    model = build(transformer_case(decoder=pattern))
+    check_selection(model, source, "permuted")
+    monkeypatch.setattr(past, "select", lambda me, rows: me)
+    must_fail(lambda: check_selection(model, source, "permuted"))
+
+
 @pytest.mark.parametrize("kind", ["lstm", "transformer"])
 def test_a_shifted_memory_mask_is_noticed(
     kind: str,
