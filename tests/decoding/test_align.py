@@ -98,6 +98,18 @@ def test_entropy_is_a_mean_over_rows_and_not_over_sentences():
     assert entropies([long, short])["cross"][0][0] == pytest.approx(0.75 * math.log(2))
 
 
+def test_means_of_layers_and_of_heads():
+    weights = torch.rand(3, 2, 3, 3, generator=torch.Generator().manual_seed(1))
+    item = explained(weights.tolist())
+    for view, expected in (
+        (View(None, None), weights.mean((0, 1))),
+        (View(None, 1), weights[:, 1].mean(0)),
+        (View(2, None), weights[2].mean(0)),
+        (View(2, 1), weights[2, 1]),
+    ):
+        assert torch.allclose(token_matrix(item, view, end=True), expected)
+
+
 def test_the_row_that_reads_a_token_is_the_next_one():
     item = explained(TWO_HEADS)
     read = token_matrix(item, View(0, 1, "reads"))
