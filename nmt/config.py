@@ -84,8 +84,12 @@ class Norm(StrEnum):
 
 
 class Positions(StrEnum):
+    """How a Transformer knows the order of words; none leaves the encoder a bag of words."""
+
     sinusoidal = "sinusoidal"
     learned = "learned"
+    rotary = "rotary"
+    none = "none"
 
 
 class Tie(StrEnum):
@@ -116,6 +120,7 @@ class Score(StrEnum):
     additive = "additive"
     scaled_dot = "scaled_dot"
     cosine = "cosine"
+    location = "location"
 
 
 class Timing(StrEnum):
@@ -126,7 +131,19 @@ class Timing(StrEnum):
 
 
 class Window(StrEnum):
+    """Which source positions a recurrent decoder's attention may see."""
+
     full = "full"
+    local_m = "local_m"
+    local_p = "local_p"
+
+
+class Pattern(StrEnum):
+    """What each attention of a Transformer computes."""
+
+    full = "full"
+    sliding = "sliding"
+    linear = "linear"
 
 
 class OptimizerName(StrEnum):
@@ -301,6 +318,8 @@ class DataConfig:
     ``list[Corpus]``, or None where nothing was said."""
     hint: str = ""
     """Where to get a known corpus whose files are missing."""
+    alignments: str | None = None
+    """Word alignments of the training pairs, a Pharaoh line each, for train.guided_alignment."""
     columns: list[str] = field(default_factory=list)
     """Names (JSONL, hub) or 0-based numbers (TSV) of the source and the target column."""
     subset: str | None = None
@@ -371,6 +390,8 @@ class ModelConfig:
     bridge: Bridge = Bridge.learned
     # Transformer
     heads: int = 4
+    head_width: int | None = None
+    """Null shares the width among the heads."""
     ffn: int = 256
     attention_dropout: float = 0.0
     activation_dropout: float = 0.0
@@ -382,7 +403,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, "model", self, "encoder_layers", "decoder_layers", "width", "embedding")
-        _at_least(1, "model", self, "heads", "ffn", "max_positions")
+        _at_least(1, "model", self, "heads", "head_width", "ffn", "max_positions")
         _at_most(1_000, "model", self, "encoder_layers", "decoder_layers")
         _rate("model", self, "dropout", "attention_dropout", "activation_dropout")
 
@@ -391,9 +412,35 @@ class ModelConfig:
 class AttentionConfig:
     preset: str = "full"
     score: Score = Score.scaled_dot
+    # recurrent decoders
     timing: Timing | None = None
     feeding: bool | None = None
+    """With timing=previous, false keeps the context out of the cell."""
     window: Window = Window.full
+    heads: int | None = None
+    """Of a recurrent decoder, null is one; a Transformer has model.heads."""
+    coverage: bool = False
+    """The additive score sees how much attention each source position has had."""
+    # Transformer
+    encoder: Pattern = Pattern.full
+    decoder: Pattern = Pattern.full
+    cross: Pattern = Pattern.full
+    # both
+    span: int = 10
+    """Positions that a local or sliding window reaches to each side."""
+    learn_temperature: bool | None = None
+    """Of the cosine score, null is true; false leaves bare cosines."""
+    masked_heads: list[str] = field(default_factory=list)
+    """Heads whose contexts are zero, for ablation: cross.LAYER.HEAD, encoder.…, decoder.…"""
+
+    def __post_init__(self) -> None:
+        _at_least(1, "attention", self, "heads", "span")
+        for name in self.masked_heads:
+            if not re.fullmatch(r"(encoder|decoder|cross)\.\d+\.\d+", name):
+                raise UserError(
+                    f"attention.masked_heads: {name!r} is no head; heads look like cross.0.3 "
+                    "(encoder, decoder or cross, then layer and head counted from 0)"
+                )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -428,6 +475,10 @@ class TrainConfig:
     accumulate: int = 1
     """Micro-batches of an update, over all processes."""
     label_smoothing: float = 0.1
+    guided_alignment: float = 0.0
+    """Weight of the loss that pulls cross-attention to given word alignments; 0 is off."""
+    coverage_loss: float = 0.0
+    """Weight of the loss on looking twice at one source position; 0 is off."""
     ema: float = 0.0
     """Decay of the exponential moving average of the weights; 0 is off."""
     precision: Precision = Precision.auto
@@ -453,6 +504,7 @@ class TrainConfig:
         _at_most(100_000, "train", self, "accumulate")
         _at_most(1_024, "train", self, "threads")
         _at_least(0, "train", self, "average", "validate_sentences")
+        _at_least(0, "train", self, "guided_alignment", "coverage_loss")
         _above(0, "train", self, "max_minutes")
         _rate("train", self, "label_smoothing", "ema")
         if self.max_steps is None and self.max_epochs is None and self.max_minutes is None:
@@ -464,6 +516,8 @@ class SearchConfig:
     beam: int = 5
     length_penalty: float = 1.0
     """Exponent a of ((5 + n) / 6)^a (Wu et al. 2016, Eq. 14)."""
+    coverage_penalty: float = 0.0
+    """Weight b of the sum of log(min(attention on a source position, 1)) (the same equation)."""
     max_length_ratio: float = 3.0
     max_length: int = 256
     min_length: int = 0
@@ -480,7 +534,8 @@ class SearchConfig:
         _at_least(1, "search", self, "beam", "n_best", "batch_tokens", "max_length")
         _at_most(1_000, "search", self, "beam")
         _at_most(100_000, "search", self, "max_length")
-        _at_least(0, "search", self, "min_length", "no_repeat_ngram", "top_k", "length_penalty")
+        _at_least(0, "search", self, "min_length", "no_repeat_ngram", "top_k")
+        _at_least(0, "search", self, "length_penalty", "coverage_penalty")
         _above(0, "search", self, "max_length_ratio", "temperature", "top_p")
         if self.n_best > self.beam:
             raise UserError(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from nmt.errors import UserError
 
 AnyMemory = TypeVar("AnyMemory", bound="Memory")
+Trace = list[Tensor] | None  # where attention weights are collected, when someone asks
 
 
 @dataclass
@@ -177,21 +178,28 @@ class Seq2Seq(nn.Module, ABC):
         return self.begin(memory, Reads.of(rows_N), capacity)
 
     @abstractmethod
-    def decode(self, tgt_NT: Tensor, memory: Memory, cache: Cache) -> tuple[Tensor, Cache]:
+    def decode(
+        self, tgt_NT: Tensor, memory: Memory, cache: Cache, cross: Trace = None
+    ) -> tuple[Tensor, Cache]:
         """Hidden states [N, T, D] after T >= 1 further target tokens, and the cache after them.
 
         Teacher forcing, a prefix and a single step are this one function; it consumes its cache.
+        Where there is a trace, each decoder layer that has cross-attention weights appends them,
+        [N, H, T, M] and differentiable.
         """
 
     @abstractmethod
     def explain(self, source: Source, tgt_BT: Tensor) -> Attentions:
         """The attention weights of teacher forcing, computed on the explicit path."""
 
-    def forward(self, source: Source, tgt_BT: Tensor) -> Tensor:
-        """Hidden states [B, T, D] for teacher forcing; the only entry that training uses."""
+    def forward(self, source: Source, tgt_BT: Tensor, cross: Trace = None) -> Tensor:
+        """Hidden states [B, T, D] for teacher forcing; the only entry that training uses.
+
+        `cross` collects the cross-attention's weights as in `decode`.
+        """
         memory = self.encode(source)
         cache = self.begin(memory, Reads.each(memory.rows, tgt_BT.device), 0)
-        hidden_BTD, _ = self.decode(tgt_BT, memory, cache)
+        hidden_BTD, _ = self.decode(tgt_BT, memory, cache, cross)
         return hidden_BTD
 
     def project(self, hidden: Tensor) -> Tensor:
