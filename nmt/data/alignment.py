@@ -22,6 +22,8 @@ from nmt.data.store import Ragged, Store
 from nmt.data.tokenizer import UNK, Tokenizer, Tokenizers
 from nmt.errors import UserError
 
+_SPACE_BYTES = (0xC2, 0xE1, 0xE2, 0xE3)  # first bytes of the white space beyond ASCII, among others
+_UNKNOWN = -(2**40)  # characters: any number of such pieces never has as many as the words
 _LINK = re.compile(r"(\d+)-(\d+)")
 
 
@@ -173,13 +175,16 @@ class _Pieces:
         for byte, number in enumerate(tokenizer.byte_ids()):
             self._continues[number] = int(0x80 <= byte < 0xC0)
             self._sizes[number] = int(not self._continues[number] and not chr(byte).isspace())
-        self._sizes[UNK] = -(2**40)  # any number of them: never the characters of the words
+            if byte in _SPACE_BYTES:
+                self._sizes[number] = _UNKNOWN
+        self._sizes[UNK] = _UNKNOWN
 
     def of_words(self, ids: Sequence[int], words: Sequence[str]) -> list[list[int]]:
         """The numbers of the pieces that have characters of each word.
 
         A piece lies from one character to another and so does a word. Where that cannot be told
-        (unknown tokens, characters that compose across pieces) characters are compared.
+        (unknown tokens, bytes that may spell a space, words that part what is one character in the
+        text) characters are compared.
         """
         ends = list(accumulate(len(unicodedata.normalize("NFC", word)) for word in words))
         if not words or sum(self._sizes[i] for i in ids) != ends[-1]:

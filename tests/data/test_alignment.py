@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nmt.config import FilterConfig, GrammarConfig, Source, Subwords, TokenizerConfig
@@ -295,7 +295,8 @@ def vocabularies() -> list[Tokenizer]:
     ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
+@example(text="a\u0301\u2028", which=0, seed=0, fine=True)  # one miscount would hide another
 @given(text=TEXT, which=st.integers(0, 2), seed=st.integers(0, 99), fine=st.booleans())
 def test_owners_are_those_of_the_character_matcher(
     vocabularies: list[Tokenizer], text: str, which: int, seed: int, fine: bool
