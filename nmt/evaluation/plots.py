@@ -71,7 +71,7 @@ def heat_map(
     """
     weights, source, target = _visible(_array(matrix, source, target), source, target)
     width, height = _extent(len(source)), _extent(len(target))
-    figure = _figure(width + 2.6, height + 2.0)
+    figure = _figure(width + _room(target) + 1.7, height + _room(source) + 1.1)
     axes = figure.add_subplot()
     image = axes.imshow(weights, cmap=COLOURS, vmin=0.0, vmax=_largest(weights), aspect="auto")
     for found, style in ((sure, "solid"), (possible, "dotted")):
@@ -113,7 +113,10 @@ def head_grid(
     columns = list(heads or map(str, range(values.shape[1])))
     width = min(_extent(len(source)) * 0.7, max(1.6, 18.0 / len(columns)))
     height = min(_extent(len(target)) * 0.7, max(1.6, 18.0 / len(rows)))
-    figure = _figure(len(columns) * (width + 0.15) + 2.2, len(rows) * (height + 0.4) + 2.0)
+    figure = _figure(
+        len(columns) * (width + 0.15) + _room(target) + 1.1,
+        len(rows) * (height + 0.4) + _room(source) + 0.8,
+    )
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
     image = None
     for row, layer in enumerate(rows):
@@ -242,6 +245,15 @@ def _visible(
 def _extent(tokens: int) -> float:
     """Inches for the cells of an axis."""
     return min(LARGEST, max(tokens, 2) * CELL)
+
+
+def _room(labels: Sequence[str]) -> float:
+    """Inches that the longest label takes; letters of East Asia are twice as wide."""
+    widths = (
+        sum(0.13 if unicodedata.east_asian_width(c) in "WF" else 0.08 for c in label[:LONGEST])
+        for label in labels
+    )
+    return max(widths, default=0.0)
 
 
 def _largest(weights: np.ndarray) -> float:

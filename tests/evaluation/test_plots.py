@@ -65,6 +65,15 @@ def test_rows_are_target_tokens_from_the_top():
     assert colour(3, 2).sum() > colour(0, 0).sum() > colour(2, 1).sum() > colour(0, 2).sum()
 
 
+def test_long_labels_of_short_sentences_leave_room_for_the_cells(tmp_path):
+    for word in ("w" * 40, "國" * 40):
+        figure = heat_map([[1.0]], [word], [word], title="layer 0, head 0")
+        as_rgb(figure)
+        inches = figure.axes[0].get_window_extent().transformed(figure.dpi_scale_trans.inverted())
+        assert min(inches.width, inches.height) > 0.3
+        as_rgb(head_grid(np.ones((1, 2, 1, 1)), [word], [word]))
+
+
 def test_an_empty_sentence_is_a_blank_picture():
     for source, target in (([], []), (["a"], []), ([], ["b", "c"])):
         shape = (len(target), len(source))
