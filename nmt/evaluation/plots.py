@@ -290,6 +290,8 @@ def _frame(axes: Axes, found: Collection[tuple[int, int]], style: str) -> None:
 
 def _title(figure: Figure, title: str) -> None:
     if title:
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(max(width, 0.08 * min(len(title), 100) + 0.2), height)
         [text], fonts = _readable([title], longest=100)
         figure.suptitle(text, fontsize=FONT + 1, fontfamily=fonts, parse_math=False)
 

@@ -74,6 +74,15 @@ def test_long_labels_of_short_sentences_leave_room_for_the_cells(tmp_path):
         as_rgb(head_grid(np.ones((1, 2, 1, 1)), [word], [word]))
 
 
+def test_a_title_fits_over_a_small_picture():
+    title = "mean of the layers, mean of the heads, the row that predicts a word"
+    figure = heat_map([[1.0]], ["a"], ["b"], title=title)
+    as_rgb(figure)
+    box = figure._suptitle.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+
+
 def test_an_empty_sentence_is_a_blank_picture():
     for source, target in (([], []), (["a"], []), ([], ["b", "c"])):
         shape = (len(target), len(source))
