@@ -27,7 +27,7 @@ from nmt.evaluation.scores import (
 )
 from nmt.translator import Translator
 
-IDENTITY = ("data", "split", "checkpoint", "search")
+IDENTITY = ("data", "split", "checkpoint", "search", "masked_heads")
 """What makes two records of scores.json the same measurement."""
 
 
@@ -98,6 +98,8 @@ def _of_run(arguments: Arguments) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "data_fingerprint": prepared.fingerprint,
     }
+    if config.attention.masked_heads:
+        record["masked_heads"] = config.attention.masked_heads
     record["translations"] = str(_keep(run, record, hypotheses).relative_to(run))
     append_record(run / "scores.json", record, IDENTITY)
     _say(
@@ -110,8 +112,10 @@ def _of_run(arguments: Arguments) -> dict[str, Any]:
 
 def _keep(run: Path, record: dict[str, Any], hypotheses: Sequence[str]) -> Path:
     """Write the hypotheses beside their scores, under a name that says how they were made."""
-    search = hashlib.sha256(json.dumps(record["search"], sort_keys=True).encode()).hexdigest()
-    made = (record["data"], record["split"], record["checkpoint"], search[:8])
+    masked = {"masked_heads": record["masked_heads"]} if "masked_heads" in record else {}
+    settings = record["search"] | masked
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    made = (record["data"], record["split"], record["checkpoint"], digest[:8])
     path = run / "translations" / f"{'.'.join(made)}.txt"
     try:
         path.parent.mkdir(exist_ok=True)

@@ -61,7 +61,7 @@ class Validator:
             model,
             self.prepared.tokenizers,
             sources,
-            replace(greedy, sample=False),
+            replace(greedy, sample=False, coverage_penalty=0.0),
             batch_tokens=settings.search.batch_tokens,
             joiner=joiner(self.prepared.target_language),
             report=_silent,
