@@ -87,6 +87,7 @@ COMMANDS = {
         ),
         own={
             "run": "the run directory; default runs/<data>-<model>-<attention>-s<seed>",
+            "train.init_from": "a run whose weights and tokenizer a new run starts from",
             "data.root": "the folder in which corpus files lie",
             "data.cache": "the folder for prepared data",
         },

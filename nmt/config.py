@@ -404,7 +404,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _at_least(1, "model", self, "encoder_layers", "decoder_layers", "width", "embedding")
         _at_least(1, "model", self, "heads", "head_width", "ffn", "max_positions")
-        _at_most(1_000, "model", self, "encoder_layers", "decoder_layers")
+        _at_most(200, "model", self, "encoder_layers", "decoder_layers")
         _rate("model", self, "dropout", "attention_dropout", "activation_dropout")
 
 
@@ -481,6 +481,10 @@ class TrainConfig:
     """Weight of the loss on looking twice at one source position; 0 is off."""
     ema: float = 0.0
     """Decay of the exponential moving average of the weights; 0 is off."""
+    init_from: str | None = None
+    """A run whose best weights and whose tokenizer a new run starts from."""
+    freeze: list[str] = field(default_factory=list)
+    """Parts of the model that are not trained: beginnings of parameter names, as encoder.layers."""
     precision: Precision = Precision.auto
     device: Device = Device.auto
     threads: int | None = None

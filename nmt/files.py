@@ -9,10 +9,17 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nmt.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes may then do the same work twice, nothing worse
+    fcntl = None  # type: ignore[assignment]
 
 SMALL = 2**24
 """Bytes above which a JSON or YAML file is not what this program writes."""
@@ -92,6 +99,23 @@ def write_file(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """One process at a time; the lock goes with the process that holds it.
+
+    Args:
+        waiting: is called when another process has to be waited for.
+    """
+    with path.open("w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def flush_folder(folder: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from nmt import compose
-from nmt.config import Config
+from nmt.config import Config, Schedule
 from nmt.data.tokenizer import Tokenizers
 from nmt.errors import UserError
 from nmt.files import DamagedError, check_tree, read_file, replace_file
@@ -43,6 +43,10 @@ MAY_CHANGE = (
     "train.log_every",
     "train.device",
     "train.threads",
+    "train.precision",
+    "train.validate_every",
+    "train.keep_best",
+    "train.keep_last",
     "data.root",
     "data.cache",
 )
@@ -94,6 +98,31 @@ def taken_up(stored: Config, typed: Config, words: Sequence[str], run: Path) -> 
     heads = {word.partition("=")[0] for word in words}
     changes = {key: compose.flat(typed)[key] for key in MAY_CHANGE if key in heads}
     return compose.with_values(stored, changes)
+
+
+def costs(stored: Config, config: Config) -> list[str]:
+    """What an allowed change of a run's plan means, a sentence each."""
+    old, new = stored.train.max_steps, config.train.max_steps
+    falls = config.optim.schedule in (Schedule.cosine, Schedule.linear)
+    if old == new or not falls:
+        return []
+    return [
+        f"train.max_steps {old} -> {new}: with optim.schedule={config.optim.schedule.value} the "
+        "learning rates from here on are those of the new plan, those so far were of the old one"
+    ]
+
+
+def identity(config: Config, tokenizers: Tokenizers) -> dict[str, str]:
+    """What a run is and stays: each setting that its weights depend on, and its tokenizer.
+
+    Search may be set anew at any time; what the data is, its own fingerprint says.
+    """
+    settings = {
+        key: json.dumps(value)
+        for key, value in compose.flat(config).items()
+        if key not in MAY_CHANGE and not key.startswith(("search.", "data.")) and key != "run"
+    }
+    return {"tokenizer": tokenizers.hash, **settings}
 
 
 @contextmanager
@@ -173,7 +202,7 @@ def open_run(run: Path, *, checkpoint: str = "best", words: Sequence[str] = ()) 
         UserError: no run, no such checkpoint, a damaged one, or a tokenizer that is not the one
             the run was trained with.
     """
-    config = stored_config(run)
+    stored = config = stored_config(run)
     if words:
         compose.check_words(words)
         config = compose.with_words(config, words)
@@ -184,7 +213,11 @@ def open_run(run: Path, *, checkpoint: str = "best", words: Sequence[str] = ()) 
     weights = load_weights(
         run / "checkpoints",
         checkpoint,
-        tokenizer_hash=tokenizers.hash,
+        identity={
+            key: value
+            for key, value in identity(stored, tokenizers).items()
+            if key.startswith(("tokenizer", "model.", "attention."))
+        },
         model=outline(config, tokenizers),
     )
     model = empty_model(config, tokenizers)
@@ -213,13 +246,21 @@ def decoding_precision(
 
 
 def empty_model(config: Config, tokenizers: Tokenizers) -> Seq2Seq:
-    """The model of a configuration, freshly initialised."""
-    return build_model(
-        config.model,
-        config.attention,
-        source_vocab=tokenizers.source.size,
-        target_vocab=tokenizers.target.size,
-    )
+    """The model of a configuration, freshly initialised.
+
+    Raises:
+        UserError: an impossible pair, or sizes that no memory could hold.
+    """
+    try:
+        return build_model(
+            config.model,
+            config.attention,
+            source_vocab=tokenizers.source.size,
+            target_vocab=tokenizers.target.size,
+        )
+    except (RuntimeError, TypeError, OverflowError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"no model can be built from this configuration: {reason}") from error
 
 
 def outline(config: Config, tokenizers: Tokenizers) -> Seq2Seq:

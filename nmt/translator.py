@@ -74,13 +74,14 @@ class Translator:
         return cls(opened, options, report)
 
     def translate(
-        self, lines: Sequence[str], *, prefixes: Sequence[str] | None = None
+        self, lines: Sequence[str], *, prefixes: Sequence[str] | None = None, first_line: int = 1
     ) -> list[Translation]:
         """One translation per line, in the order of the lines.
 
         Args:
             lines: an empty one gives an empty translation.
             prefixes: what each translation must begin with; "" leaves it free.
+            first_line: number of the first line, in warnings and as the seed of its samples.
         """
         return translate(
             self.run.model,
@@ -91,6 +92,7 @@ class Translator:
             precision=self.run.precision,
             prefixes=prefixes,
             joiner=joiner(self.run.target_language),
+            first_line=first_line,
             report=self.report,
         )
 

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nmt import compose
+from nmt import compose, runs
 from nmt.cli import Arguments
 from nmt.commands.files import read_file
+from nmt.commands.share import together
 from nmt.data.prepare import prepare
 from nmt.errors import UserError
 from nmt.evaluation.scores import (
@@ -25,6 +26,7 @@ from nmt.evaluation.scores import (
     score,
     tok_bleu_lc,
 )
+from nmt.training.distributed import World, join
 from nmt.translator import Translator
 
 IDENTITY = ("data", "split", "checkpoint", "search", "masked_heads")
@@ -35,7 +37,14 @@ def main(arguments: Arguments) -> int:
     given = arguments.own.get("hypotheses")
     if given is not None and "run" in arguments.own:
         raise UserError("give run=… or hypotheses=…, not both")
-    record = _of_files(arguments, given) if given is not None else _of_run(arguments)
+    if given is not None:
+        record = _of_files(arguments, given)
+    else:
+        with join() as world:
+            found = _of_run(arguments, world)
+        if found is None:
+            return 0  # rank 0 has all results, and says them
+        record = found
     if arguments.choice("format", "text", "json") == "json":
         print(json.dumps(record, ensure_ascii=False, indent=1))
     return 0
@@ -62,7 +71,7 @@ def _of_files(arguments: Arguments, given: str) -> dict[str, Any]:
     return {"scores": {name: one.to_dict() for name, one in found.items()}}
 
 
-def _of_run(arguments: Arguments) -> dict[str, Any]:
+def _of_run(arguments: Arguments, world: World) -> dict[str, Any] | None:
     run = arguments.run()
     translator = Translator.load(
         run,
@@ -73,8 +82,11 @@ def _of_run(arguments: Arguments) -> dict[str, Any]:
     opened = translator.run
     folders = {key: value for key, value in arguments.own.items() if key.startswith("data.")}
     config = compose.with_values(opened.config, folders)
-    prepared = prepare(config.data, config.tokenizer, report=lambda text: None)
-    if prepared.tokenizers.hash != opened.tokenizers.hash:
+    own = opened.tokenizers
+    inherited = own if config.train.init_from else None
+    prepared = prepare(config.data, config.tokenizer, report=lambda _: None, tokenizers=inherited)
+    known = runs.read_json(run / "data.json", {}).get("fingerprint")
+    if prepared.tokenizers.hash != own.hash and prepared.fingerprint != known:
         raise UserError(
             f"{run} was trained with another vocabulary than {config.data.name} gives now: the "
             "corpus has changed since; restore it, or score files with hypotheses= references="
@@ -82,9 +94,14 @@ def _of_run(arguments: Arguments) -> dict[str, Any]:
     split = arguments.own.get("split", "test")
     sources, references = prepared.sources(split), prepared.references(split)
     began = time.perf_counter()
-    translations = translator.translate(sources)
+
+    def work(lines: Sequence[str], before: int) -> list[str]:
+        return [t.text for t in translator.translate(lines, first_line=before + 1)]
+
+    hypotheses = together(world, sources, work)
     seconds = time.perf_counter() - began
-    hypotheses = [t.text for t in translations]
+    if not world.first:
+        return None
     found = score(hypotheses, references, target_language=opened.target_language, report=_say)
     buckets = by_length(sources, hypotheses, references, target_language=opened.target_language)
     record = {

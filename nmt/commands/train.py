@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from nmt import __version__, compose, runs
+from nmt import compose, runs
 from nmt.cli import Arguments
+from nmt.commands import begin
 from nmt.commands.validation import Validator
 from nmt.config import Config, ModelKind, Pattern, Score
 from nmt.config import Source as DataSource
@@ -19,11 +20,11 @@ from nmt.data.alignment import TokenLinks
 from nmt.data.batching import TrainingPairs, subword_sampler
 from nmt.data.prepare import prepare
 from nmt.data.prepared import Prepared
-from nmt.data.tokenizer import BOS, EOS, PAD, Tokenizer
+from nmt.data.tokenizer import BOS, EOS, PAD, Tokenizer, Tokenizers
 from nmt.errors import UserError
 from nmt.models.build import build_model, check_pair, count_parameters
 from nmt.models.seq2seq import Seq2Seq, Source
-from nmt.training.distributed import World, start
+from nmt.training.distributed import World, join
 from nmt.training.learner import Learner, resolve_precision
 from nmt.training.loop import Outcome, train
 from nmt.training.loss import CrossLosses
@@ -36,17 +37,24 @@ INTERRUPTED = 130
 
 
 def main(arguments: Arguments) -> int:
+    with join() as world:
+        # Rank 0 alone decides and writes; the others are told, and cannot decide otherwise.
+        config, run = world.from_first(lambda: checked(arguments))
+        if "--dry-run" in arguments.flags:
+            if world.first:
+                print(dry_run(config, run))
+            return 0
+        world = world.on(config.train.device.value)
+        with runs.owned(run) if world.first else nullcontext():
+            return report(train_run(config, run, world), run, world)
+
+
+def checked(arguments: Arguments) -> tuple[Config, Path]:
+    """What `settle` says, if such a model can be."""
     config, run = settle(arguments)
     check_pair(config.model, config.attention, joint=config.tokenizer.joint)
     check_cross(config)
-    if "--dry-run" in arguments.flags:
-        print(dry_run(config, run))
-        return 0
-    with start(config.train.device.value) as world:
-        # Rank 0 alone writes; the others get the decision, not the chance to decide otherwise.
-        run = world.broadcast(run)
-        with runs.owned(run) if world.first else nullcontext():
-            return report(train_run(config, run, world), run, world)
+    return config, run
 
 
 def settle(arguments: Arguments) -> tuple[Config, Path]:
@@ -65,8 +73,8 @@ def settle(arguments: Arguments) -> tuple[Config, Path]:
             return compose.with_values(compose.load(run / "config.yaml"), verbatim), run
     typed = compose.compose(arguments.words, arguments.config, verbatim)
     run = Path(named) if named else runs.default_run(typed, arguments.words, arguments.config)
-    if not (run / "checkpoints" / "index.json").exists():
-        return typed, run
+    if not begun(run):
+        return begin.inherited(typed, arguments.words) if typed.train.init_from else typed, run
     words = [*arguments.words, *(f"{key}={value}" for key, value in verbatim.items())]
     if arguments.config is not None:
         words.append(f"experiment={arguments.config}")
@@ -100,6 +108,11 @@ def check_cross(config: Config) -> None:
         )
 
 
+def begun(run: Path) -> bool:
+    """Whether a run has a checkpoint to go on from."""
+    return (run / "checkpoints" / "index.json").exists()
+
+
 def train_run(config: Config, run: Path, world: World) -> Outcome:
     """Prepare, build and train one run."""
     if config.train.threads:
@@ -107,12 +120,19 @@ def train_run(config: Config, run: Path, world: World) -> Outcome:
     monitor = Monitor(run if world.first else None)
     if world.first:
         monitor.message(f"run: {run}")
-    # All ranks may ask at once: one prepares, the others wait for its lock and find it done.
-    prepared = prepare(config.data, config.tokenizer, report=monitor.message)
-    if world.first:
-        write_head(config, run, prepared)
+    fresh = world.from_first(lambda: not begun(run))
+    if world.first and not fresh:
+        for text in runs.costs(compose.load(run / "config.yaml"), config):
+            monitor.message(text)
+    prepared = prepare_run(config, run, world, monitor, fresh=fresh)
     torch.manual_seed(config.seed)
-    model = runs.empty_model(config, prepared.tokenizers).to(world.device)
+    model = runs.empty_model(config, prepared.tokenizers)
+    if config.train.init_from and fresh and world.first:  # the others get them from this process
+        monitor.message(begin.put_old_weights(model, config))
+    model.to(world.device)
+    if config.train.freeze:
+        left = begin.freeze(model, config.train.freeze)
+        monitor.message(f"held fast: {', '.join(config.train.freeze)}; {left:,} are trained")
     size = count_parameters(model)
     precision = resolve_precision(config.train.precision.value, world.device)
     monitor.message(
@@ -150,17 +170,48 @@ def train_run(config: Config, run: Path, world: World) -> Outcome:
         loop_options(config),
         world=world,
         monitor=monitor,
-        identity={"nmt": __version__, "tokenizer": prepared.tokenizers.hash},
+        identity=runs.identity(config, prepared.tokenizers),
     )
 
 
-def write_head(config: Config, run: Path, prepared: Prepared) -> None:
+def prepare_run(
+    config: Config, run: Path, world: World, monitor: Monitor, *, fresh: bool
+) -> Prepared:
+    """Prepared data in the vocabulary of the run, and the run's head written (rank 0).
+
+    All ranks of a machine may ask at once: one prepares, the others wait for its lock and find it
+    done.
+    """
+    given = None
+    if config.train.init_from:
+        protos = world.from_first(
+            lambda: (
+                (
+                    begin.old_tokenizers(config) if fresh else Tokenizers.load(run / "tokenizer")
+                ).protos
+            )
+        )
+        given = Tokenizers.of(protos)
+    prepared = prepare(config.data, config.tokenizer, report=monitor.message, tokenizers=given)
+    if world.first:
+        write_head(config, run, prepared, fresh=fresh)
+    own = Tokenizers.of(world.from_first(lambda: Tokenizers.load(run / "tokenizer").protos))
+    if own.hash == prepared.tokenizers.hash:
+        return prepared
+    monitor.message(
+        "this machine makes another vocabulary of the same text (another version of "
+        "SentencePiece): the run keeps its own"
+    )
+    return prepare(config.data, config.tokenizer, report=monitor.message, tokenizers=own)
+
+
+def write_head(config: Config, run: Path, prepared: Prepared, *, fresh: bool) -> None:
     """What a run holds before its first step: config.yaml, data.json and its tokenizer.
 
     Raises:
         UserError: the run was begun on other data, or with another vocabulary.
     """
-    if (run / "checkpoints" / "index.json").exists():
+    if not fresh:
         known = runs.read_json(run / "data.json", {}).get("fingerprint")
         if known != prepared.fingerprint:
             raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,41 +12,53 @@ from typing import IO, Any
 
 from nmt.cli import Arguments
 from nmt.commands.files import read_file
+from nmt.commands.share import stream_together
 from nmt.decoding.align import links, pharaoh, word_matrix
 from nmt.decoding.lines import read_chunks
 from nmt.decoding.translate import Translation
 from nmt.errors import UserError
+from nmt.training.distributed import join
 from nmt.translator import Translator
 
 
 def main(arguments: Arguments) -> int:
     run = arguments.run()
     form = arguments.choice("format", "text", "jsonl")
-    translator = Translator.load(
-        run, checkpoint=arguments.own.get("checkpoint", "best"), words=arguments.words
-    )
-    if form == "text" and translator.options.n_best > 1:
-        raise UserError("search.n_best above 1 gives several lines a sentence: add format=jsonl")
-    with _output(arguments.own.get("output")) as out:
-        for translation in _translations(translator, arguments.own):
-            line = translation.text if form == "text" else _record(translator, translation)
-            print(line, file=out, flush=out is sys.stdout)
+    with join() as world:
+        translator = Translator.load(
+            run, checkpoint=arguments.own.get("checkpoint", "best"), words=arguments.words
+        )
+        if form == "text" and translator.options.n_best > 1:
+            raise UserError("search.n_best above 1 gives several lines a line: add format=jsonl")
+        prefixes: list[str] | None = None
+
+        def work(lines: Sequence[str], before: int) -> list[str]:
+            forced = None if prefixes is None else prefixes[before : before + len(lines)]
+            found = translator.translate(lines, prefixes=forced, first_line=before + 1)
+            return [t.text if form == "text" else _record(translator, t) for t in found]
+
+        chunks = _chunks(arguments.own) if world.first else iter(())
+        if "prefix" in arguments.own:
+            lines = world.from_first(lambda: _all(chunks))
+            prefixes = world.from_first(lambda: read_file(arguments.own["prefix"]))
+            if len(prefixes) != len(lines):
+                raise UserError(f"{len(lines)} lines, but {len(prefixes)} prefixes: one per line")
+            chunks = iter([lines])
+        with _output(arguments.own.get("output") if world.first else os.devnull) as out:
+            for results in stream_together(world, chunks, work):
+                for line in results:
+                    print(line, file=out)
+                out.flush()
     return 0
 
 
-def _translations(translator: Translator, own: dict[str, str]) -> Iterable[Translation]:
+def _chunks(own: dict[str, str]) -> Iterator[Sequence[str]]:
+    """The lines to translate, as soon as they are there."""
     if "text" in own:
-        lines = [own["text"].replace("\n", " ")]
-    elif "prefix" in own:
-        lines = read_file(own["input"]) if "input" in own else _all(read_chunks(sys.stdin.buffer))
-    elif "input" in own:
-        return translator.stream(_file_chunks(own["input"]))
-    elif sys.stdin.isatty():
-        return translator.stream(_prompted())
-    else:
-        return translator.stream(read_chunks(sys.stdin.buffer))
-    prefixes = read_file(own["prefix"]) if "prefix" in own else None
-    return translator.translate(lines, prefixes=prefixes)
+        return iter([[own["text"].replace("\n", " ")]])
+    if "input" in own:
+        return _file_chunks(own["input"])
+    return _prompted() if sys.stdin.isatty() else read_chunks(sys.stdin.buffer)
 
 
 def _all(chunks: Iterable[Sequence[str]]) -> list[str]:

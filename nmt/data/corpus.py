@@ -429,6 +429,14 @@ def hash_inputs(
     return found
 
 
+def check_unchanged(inputs: dict[str, dict[str, Any]]) -> None:
+    """What was read is what `hash_inputs` saw. Raises UserError if a file has changed since."""
+    for file, facts in inputs.items():
+        now = Path(file).stat()
+        if (now.st_size, now.st_mtime_ns) != (facts["size"], facts["mtime_ns"]):
+            raise UserError(f"{file} was changed while it was read: run the command again")
+
+
 def _sha256(file: Path) -> str:
     try:
         with file.open("rb") as stream:

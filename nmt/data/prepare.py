@@ -7,13 +7,12 @@ is found again wherever it lies.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -40,12 +39,9 @@ from nmt.data.prepared import (
 )
 from nmt.data.staging import Staged
 from nmt.data.store import open_store
+from nmt.data.tokenizer import Tokenizers
 from nmt.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes may then do the same work twice, nothing worse
-    fcntl = None  # type: ignore[assignment]
+from nmt.files import locked
 
 __all__ = ["Prepared", "open_prepared", "prepare", "show_examples"]
 
@@ -54,13 +50,20 @@ Report = Callable[[str], None]
 _TEST_NAME = re.compile(r"(?!(train|valid)$)[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-def prepare(data: DataConfig, tokenizer: TokenizerConfig, *, report: Report) -> Prepared:
+def prepare(
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    *,
+    report: Report,
+    tokenizers: Tokenizers | None = None,
+) -> Prepared:
     """Prepared data for these settings: found if it is up to date, else made.
 
     Args:
         data: which corpora, and how they are cleaned and split.
         tokenizer: which vocabulary.
         report: is called with each line meant for the user.
+        tokenizers: a vocabulary to use as it is, instead of training one.
 
     Raises:
         UserError: anything wrong with the input, see the message.
@@ -72,16 +75,17 @@ def prepare(data: DataConfig, tokenizer: TokenizerConfig, *, report: Report) -> 
         _check_there(data, parts)
         files = [file for part in parts for file in part.inputs()]
         inputs = corpus.hash_inputs(files, cache / "hashes.json", report)
-        fingerprint = _fingerprint(data, tokenizer, parts, inputs)
+        fingerprint = _fingerprint(data, tokenizer, parts, inputs, tokenizers)
         folder = cache / f"{data.name}-{fingerprint[:10]}"
         if is_whole(folder):
             report(f"data: {folder} (up to date)")
         else:
-            with _locked(cache / f".{folder.name}.lock", report):
+            lock = cache / f".{folder.name}.lock"
+            with locked(lock, lambda: report("data: waiting for another process that prepares it")):
                 if not is_whole(folder):  # nobody made it while we waited
                     report(f"data: preparing {data.name}")
                     identity = {"fingerprint": fingerprint, "inputs": inputs}
-                    _build(folder, data, tokenizer, parts, identity, report)
+                    _build(folder, data, tokenizer, parts, identity, report, tokenizers)
             report(f"data: {folder}")
     except OSError as error:
         raise UserError(
@@ -228,11 +232,15 @@ def _check_there(data: DataConfig, parts: Sequence[_Part]) -> None:
 
 
 def _fingerprint(
-    data: DataConfig, tokenizer: TokenizerConfig, parts: Sequence[_Part], inputs: dict[str, Any]
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    parts: Sequence[_Part],
+    inputs: dict[str, Any],
+    tokenizers: Tokenizers | None,
 ) -> str:
     hashes = {file: facts["sha256"] for file, facts in inputs.items()}
-    vocabulary = asdict(tokenizer)
-    del vocabulary["sampling"]  # only training draws
+    vocabulary = {"hash": tokenizers.hash} if tokenizers else asdict(tokenizer)
+    vocabulary.pop("sampling", None)  # only training draws
     settings = {
         "format": FORMAT,
         "languages": _languages(data),
@@ -248,19 +256,6 @@ def _fingerprint(
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-@contextlib.contextmanager
-def _locked(path: Path, report: Report) -> Iterator[None]:
-    """One process at a time; the lock goes with the process that holds it."""
-    with path.open("w") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                report("data: waiting for another process that prepares the same")
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 # --- the work ------------------------------------------------------------------------------------
 
 
@@ -271,6 +266,7 @@ def _build(
     parts: Sequence[_Part],
     identity: dict[str, Any],
     report: Report,
+    tokenizers: Tokenizers | None,
 ) -> None:
     """Make the folder under another name, and rename it when it is whole."""
     draft = folder.with_name(f".{folder.name}.part")
@@ -280,9 +276,10 @@ def _build(
         manifest = {"format": FORMAT, **identity, "languages": _languages(data)}
         manifest |= {"config": {"data": asdict(data), "tokenizer": asdict(tokenizer)}}
         manifest |= {"versions": {name: version(name) for name in ("sentencepiece", "pyarrow")}}
-        manifest |= _fill(draft, data, tokenizer, parts, report)
+        manifest |= _fill(draft, data, tokenizer, parts, report, tokenizers)
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
         (draft / "manifest.json").write_text(text, "utf-8")
+        corpus.check_unchanged(identity["inputs"])
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
     finally:
@@ -295,6 +292,7 @@ def _fill(
     tokenizer: TokenizerConfig,
     parts: Sequence[_Part],
     report: Report,
+    tokenizers: Tokenizers | None,
 ) -> dict[str, Any]:
     """Write everything but the manifest, and return its results."""
     notes: Counter[str] = Counter()
@@ -317,7 +315,7 @@ def _fill(
             tag=parts[0].tag,
         )
 
-    tokenizers = staging.train_tokenizers(
+    tokenizers = tokenizers or staging.train_tokenizers(
         staged,
         joint=tokenizer.joint,
         model_type=str(tokenizer.type),

@@ -45,6 +45,30 @@ def read_pieces(proto: bytes) -> tuple[list[Piece], bool]:
     return pieces, bpe
 
 
+def add_symbols(proto: bytes, symbols: Sequence[str]) -> bytes:
+    """A SentencePiece model with further user-defined symbols, those it does not have yet.
+
+    They get the ids behind all others, so that what was encoded before stays right. A field that
+    may repeat may stand anywhere in a protocol buffer: the new pieces go to the end.
+    """
+    known = {text for text, _, _ in read_pieces(proto)[0]}
+    for symbol in dict.fromkeys(symbols):
+        text = symbol.replace(" ", _SPACE).encode()
+        if text.decode() not in known:
+            body = b"\x0a" + _varint(len(text)) + text  # piece
+            body += b"\x15" + bytes(4) + b"\x18" + bytes([USER_DEFINED])  # score 0, type
+            proto += b"\x0a" + _varint(len(body)) + body
+    return proto
+
+
+def _varint(number: int) -> bytes:
+    data = bytearray()
+    while number > 127:
+        data.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*data, number])
+
+
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Number and value of each field of a protocol buffer; 4 and 8 byte numbers as bytes."""
     place = 0

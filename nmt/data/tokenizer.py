@@ -21,7 +21,7 @@ from random import Random
 
 import sentencepiece
 
-from nmt.data.subwords import SubwordSampler
+from nmt.data.subwords import SubwordSampler, add_symbols
 from nmt.errors import UserError
 from nmt.files import DamagedError, parsed, read_file
 
@@ -37,14 +37,14 @@ class Tokenizer:
     """One SentencePiece model with the ids `PAD, UNK, BOS, EOS`."""
 
     def __init__(self, proto: bytes) -> None:
-        self._proto = proto
+        self.proto = proto
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=proto)
         self.size: int = self._processor.get_piece_size()
         self.hash: str = hashlib.sha256(proto).hexdigest()
 
     @cached_property
     def _sampler(self) -> SubwordSampler:
-        return SubwordSampler(self._proto)
+        return SubwordSampler(self.proto)
 
     @classmethod
     def train(
@@ -98,7 +98,7 @@ class Tokenizer:
         return cls(proto.getvalue())
 
     def save(self, path: Path) -> None:
-        path.write_bytes(self._proto)
+        path.write_bytes(self.proto)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without begin and end."""
@@ -152,6 +152,22 @@ class Tokenizers:
         """Identity of the vocabulary: data and weights belong together if it is equal."""
         return _hash([self.source.hash] if self.joint else [self.source.hash, self.target.hash])
 
+    @property
+    def protos(self) -> tuple[bytes, ...]:
+        """The model files: one where the vocabulary is joint, else source and target."""
+        both = self.source.proto, self.target.proto
+        return both[:1] if self.joint else both
+
+    @classmethod
+    def of(cls, protos: Sequence[bytes]) -> Tokenizers:
+        """From what `protos` gave."""
+        made = [Tokenizer(proto) for proto in protos]
+        return cls(made[0], made[-1])
+
+    def with_symbols(self, symbols: Sequence[str]) -> Tokenizers:
+        """The same vocabularies with further symbols behind all other ids."""
+        return Tokenizers.of([add_symbols(proto, symbols) for proto in self.protos])
+
     def save(self, folder: Path) -> None:
         """Write ``joint.model``, or ``source.model`` and ``target.model``; ``tokenizer.json``."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -181,12 +197,13 @@ class Tokenizers:
         if _hash([hashlib.sha256(proto).hexdigest() for proto in protos]) != card.get("hash"):
             raise DamagedError(f"the tokenizer in {folder} is damaged: its files were changed")
         try:
-            made = [Tokenizer(proto) for proto in protos]
+            tokenizers = cls.of(protos)
         except RuntimeError as error:
             raise DamagedError(f"cannot read the tokenizer in {folder}: {error}") from None
-        if any(tokenizer.special_ids() != (PAD, UNK, BOS, EOS) for tokenizer in made):
-            raise DamagedError(f"the tokenizer in {folder} is none that nmt made")
-        return cls(made[0], made[-1])
+        for one in (tokenizers.source, tokenizers.target):
+            if one.special_ids() != (PAD, UNK, BOS, EOS):
+                raise DamagedError(f"the tokenizer in {folder} is none that nmt made")
+        return tokenizers
 
 
 def _hash(hashes: list[str]) -> str:

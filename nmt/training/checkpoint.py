@@ -95,7 +95,7 @@ def save_checkpoint(
         weights: what one decodes with; no two names share memory.
         state: what JSON can hold.
         scores: of a validation at this step; empty when there was none.
-        identity: goes into the manifest as it is; ``tokenizer`` is the hash that readers compare.
+        identity: what the run is, see `check_identity`; goes into the manifest as it is.
 
     Raises:
         UserError: the disk is full or read-only; the earlier checkpoints are untouched.
@@ -199,28 +199,43 @@ def load_weights(
     folder: Path,
     which: str = "best",
     *,
-    tokenizer_hash: str | None = None,
+    identity: Mapping[str, str] | None = None,
     model: nn.Module | None = None,
 ) -> Weights:
     """The verified weights of a checkpoint in RUN/checkpoints.
 
     Args:
         which: ``best`` (the last one while none is scored), ``last``, ``average`` or ``step-N``.
-        tokenizer_hash: when given, what the checkpoint must have been trained with.
+        identity: what the checkpoint must have been trained with, see `check_identity`.
         model: when given (``meta`` will do), what the weights are for: a file that could not be
             its weights is refused before it is read.
 
     Raises:
-        UserError: no such checkpoint, or another tokenizer. DamagedError: names the file.
+        UserError: no such checkpoint, or one of something else. DamagedError: names the file.
     """
     saved = read_checkpoint(folder, find_entry(folder, which), training=False, model=model)
-    theirs = saved.manifest["identity"].get("tokenizer")
-    if tokenizer_hash is not None and theirs != tokenizer_hash:
-        raise UserError(
-            f"{folder / saved.entry.name} was trained with another tokenizer ({theirs}) than the "
-            f"one beside it ({tokenizer_hash}): copy the run directory again, as a whole"
-        )
+    check_identity(saved, identity or {}, origin=str(folder / saved.entry.name))
     return Weights(saved.entry.name, saved.entry.step, saved.weights)
+
+
+def check_identity(saved: Saved, identity: Mapping[str, str], *, origin: str) -> None:
+    """A checkpoint is of this tokenizer and of the settings that its numbers depend on.
+
+    What only one of the two knows is not compared: an older checkpoint knows fewer settings.
+
+    Raises:
+        UserError: shows the difference.
+    """
+    theirs = saved.manifest["identity"]
+    changed = [key for key in identity if theirs.get(key, identity[key]) != identity[key]]
+    if "tokenizer" in changed:
+        raise UserError(
+            f"{origin} was trained with another tokenizer ({theirs['tokenizer']}) than the one "
+            f"beside it ({identity['tokenizer']}): copy the run directory again, as a whole"
+        )
+    if changed:
+        shown = "; ".join(f"{key} was {theirs[key]}, is {identity[key]}" for key in changed)
+        raise UserError(f"{origin} was trained with other settings: {shown}: put them back")
 
 
 def read_checkpoint(
@@ -271,13 +286,12 @@ def largest_file(model: nn.Module) -> int:
 
 
 def put_weights(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str) -> None:
-    """Copy weights into a model of exactly these names and shapes.
+    """Copy weights into a model of exactly these names, types and shapes.
 
     Raises:
         UserError: they do not fit; names the differences.
     """
-    mine = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    theirs = {name: list(tensor.shape) for name, tensor in weights.items()}
+    mine, theirs = _shapes(model.state_dict()), _shapes(weights)
     if mine != theirs:
         names = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
         shown = ", ".join(f"{k} {theirs.get(k)} for {mine.get(k)}" for k in names[:3])

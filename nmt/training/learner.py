@@ -167,6 +167,25 @@ class Learner:
                 self.backward(epoch.batch(pairs), update.target_tokens, last=number == len(mine))
         self.step(step)
 
+    def rehearse(self, batch: Batch) -> None:
+        """Run a batch forward and backward and forget it: does it fit into the memory?
+
+        Room for the optimiser's moments is taken meanwhile. Weights, gradients, sums and random
+        generators are afterwards what they were.
+
+        Raises:
+            UserError: it does not fit.
+        """
+        learnt = [p for p in self.model.parameters() if p.requires_grad]
+        cuda = self.world.device.type == "cuda"
+        with torch.random.fork_rng([self.world.device] if cuda else []):
+            moments = [torch.empty_like(p) for p in (*learnt, *learnt)]
+            sums = self.sums.clone()
+            self.backward(batch, max(1, batch.target_tokens), last=False)
+            self.sums = sums
+            self.optimizer.zero_grad(set_to_none=True)
+            del moments
+
     def backward(self, batch: Batch, update_tokens: int, *, last: bool) -> None:
         """Add the gradient of this batch's share of the update's mean loss."""
         batch = batch.to(self.world.device)

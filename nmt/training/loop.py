@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from nmt.data.batching import Epoch, TrainingPairs
@@ -28,6 +29,9 @@ from nmt.training.learner import Learner, Update
 from nmt.training.monitor import Monitor, Validation
 from nmt.training.optim import Schedule
 from nmt.training.state import LoopOptions, TrainState
+
+REHEARSES = ("cuda",)
+"""Devices whose memory can run out in the middle of a run without the machine's going down."""
 
 Validate = Callable[[Seq2Seq], Validation]
 
@@ -59,13 +63,15 @@ def train(
     Args:
         validate: scores the model; called on rank 0 alone, with the EMA weights if there are.
         run: the run directory; checkpoints, log.jsonl and tensorboard go there.
-        identity: what a checkpoint should say of itself: ``tokenizer`` hash, ``nmt`` version, ….
+        identity: what the run is: the tokenizer's hash and the settings that must not change.
 
     Raises:
         UserError: data that is not the checkpoint's, too many non-finite updates in a row, a full
             disk; the run's earlier checkpoints stay good.
     """
-    state = resume(learner, pairs, run, options, world=world, monitor=monitor)
+    state = resume(learner, pairs, run, options, identity, world=world, monitor=monitor)
+    if world.device.type in REHEARSES:
+        rehearse(learner, pairs.epoch(state.cursor.epoch))
     meter = Meter(learner, options, state)
     monitor.start(state.step, total=last_step(pairs, state, options))
     reason, stop = state.end(options), 0.0
@@ -103,6 +109,7 @@ def resume(
     pairs: TrainingPairs,
     run: Path,
     options: LoopOptions,
+    identity: Mapping[str, str],
     *,
     world: World,
     monitor: Monitor,
@@ -110,7 +117,7 @@ def resume(
     """Take up the newest intact checkpoint; a fresh state where the run has none.
 
     Raises:
-        UserError: the data or the model is not the checkpoint's; all checkpoints are damaged.
+        UserError: data, model or settings are not the checkpoint's; all checkpoints are damaged.
     """
     if options.accumulate % world.size:
         monitor.message(
@@ -127,6 +134,7 @@ def resume(
     if saved is None:
         return TrainState()
     origin = str(folder / saved.entry.name)
+    checkpoint.check_identity(saved, identity, origin=origin)
     state = TrainState.parse(saved.state.get("state", {}))
     learner.restore(saved, state, origin=origin)
     data, data_now = saved.state.get("data"), data_of(pairs, state)
@@ -141,6 +149,18 @@ def resume(
     if changed:
         monitor.message(f"not bit-identical to an uninterrupted run: {', '.join(changed)}")
     return state
+
+
+def rehearse(learner: Learner, epoch: Epoch) -> None:
+    """Try the epoch's largest micro-batches, by all tokens and by target tokens, before step 1.
+
+    Raises:
+        UserError: out of memory; names the batch's shape and the setting to change.
+    """
+    all_tokens = [epoch.tokens(pairs)[1] for pairs in epoch.plan]
+    targets = [len(pairs) * int(epoch.target_lengths[pairs].max()) for pairs in epoch.plan]
+    for number in {int(np.argmax(all_tokens)), int(np.argmax(targets))}:
+        learner.rehearse(epoch.batch(epoch.plan[number]))
 
 
 def validated(

@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from nmt.files import replace_file
+from nmt.training.storage import set_aside
+
+LARGEST_LOG = 2**28
+"""Bytes; a million records. A larger one is no log that this program wrote."""
 
 
 @dataclass
@@ -190,15 +194,21 @@ def describe(record: Mapping[str, float]) -> str:
 
 
 def cut_back(path: Path, step: int) -> None:
-    """Drop records of steps after ``step`` and a line that was cut short; atomic."""
+    """Drop records of steps after ``step`` and a line that was cut short; atomic.
+
+    A file far too large for a log is renamed, not read.
+    """
     if not path.exists():
+        return
+    if path.stat().st_size > LARGEST_LOG:
+        set_aside(path)
         return
     kept = []
     for line in path.read_bytes().split(b"\n"):
         try:
             if line and json.loads(line)["step"] <= step:
                 kept.append(line + b"\n")
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     replace_file(path, b"".join(kept))
 

@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from nmt import __version__
 from nmt.errors import UserError
 from nmt.files import DamagedError, flush_folder, parsed, read_file, write_file
 
@@ -105,6 +106,7 @@ def set_aside(path: Path) -> str:
 def library_versions() -> dict[str, str]:
     """Versions that the numbers of a run depend on."""
     return {
+        "nmt": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,

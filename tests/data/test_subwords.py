@@ -35,10 +35,10 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 
 def test_pieces_are_those_of_the_model(tokenizer: Tokenizer) -> None:
-    processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer._proto)
-    pieces, bpe = read_pieces(tokenizer._proto)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.proto)
+    pieces, bpe = read_pieces(tokenizer.proto)
     assert len(pieces) == tokenizer.size
-    assert bpe == (read_pieces(tokenizer._proto)[1])
+    assert bpe == (read_pieces(tokenizer.proto)[1])
     for i, (text, score, kind) in enumerate(pieces):
         assert text == processor.id_to_piece(i)
         assert score == processor.get_score(i)
@@ -139,7 +139,7 @@ print(json.dumps(tokenizer.sample(json.loads(sys.argv[2]), alpha=0.2, seed=7)))
 
 def test_another_process_draws_the_same(tokenizer: Tokenizer) -> None:
     """SentencePiece's own sampling does not: it would break resuming and part the ranks."""
-    argv = [sys.executable, "-c", FRESH, tokenizer._proto.hex(), json.dumps(TEXTS)]
+    argv = [sys.executable, "-c", FRESH, tokenizer.proto.hex(), json.dumps(TEXTS)]
     done = subprocess.run(
         argv, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )

@@ -59,7 +59,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_round_trip(folder: Path) -> None:
     save(folder, 7, 1.5)
-    weights = load_weights(folder, "last", tokenizer_hash="abc")
+    weights = load_weights(folder, "last", identity={"tokenizer": "abc"})
     assert (weights.name, weights.step) == ("step-00000007", 7)
     assert all(torch.equal(weights.tensors[k], v) for k, v in weights_at(7).items())
     saved = read_checkpoint(folder, find_entry(folder, "best"))
@@ -104,7 +104,7 @@ def test_names(folder: Path) -> None:
         with pytest.raises(UserError, match=r"there are best, last, step-2"):
             find_entry(folder, which)
     with pytest.raises(UserError, match="another tokenizer"):
-        load_weights(folder, tokenizer_hash="xyz")
+        load_weights(folder, identity={"tokenizer": "xyz"})
 
 
 def test_a_step_is_saved_once_and_forward(folder: Path) -> None:

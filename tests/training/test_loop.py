@@ -2,25 +2,28 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from nmt.data.batching import subword_sampler
+from nmt.data import batching
+from nmt.data.batching import Cursor
 from nmt.errors import UserError
 from nmt.models.seq2seq import Seq2Seq
 from nmt.training import loop
-from nmt.training.checkpoint import load_weights
-from nmt.training.index import read_index
+from nmt.training.checkpoint import load_weights, read_checkpoint, save_checkpoint
+from nmt.training.index import find_entry, read_index
 from nmt.training.learner import Learner, resolve_precision
 from nmt.training.monitor import Validation
 from nmt.training.state import LoopOptions, TrainState
@@ -29,19 +32,6 @@ from nmt.training.state import LoopOptions, TrainState
 def log_of(run: Path, kind: str) -> list[dict[str, Any]]:
     lines = (run / "log.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     return [record for line in lines if (record := json.loads(line))["kind"] == kind]
-
-
-def resampled(toy: ModuleType) -> Any:
-    """Pairs whose segmentation is drawn anew each epoch."""
-
-    def encode(texts: list[str], seed: int) -> list[list[int]]:
-        rng = np.random.default_rng(seed)
-        return [rng.integers(4, toy.VOCABULARY, rng.integers(1, 9)).tolist() for _ in texts]
-
-    def texts(start: int, end: int) -> list[str]:
-        return [""] * (end - start)
-
-    return toy.toy_pairs(sample=subword_sampler((texts, texts), (encode, encode), pairs=60, seed=1))
 
 
 # --- resume ---
@@ -62,12 +52,8 @@ def resampled(toy: ModuleType) -> Any:
 def test_stopped_and_resumed_is_bitwise_the_same(
     toy: ModuleType, tmp_path: Path, kind: str, options: dict[str, Any]
 ) -> None:
-    options = dict(options)
-    sampling = options.pop("sampling", False)
-
     def go(name: str, steps: int) -> Any:
-        pairs = resampled(toy) if sampling else toy.toy_pairs()
-        return toy.run_toy(tmp_path / name, kind=kind, pairs=pairs, max_steps=steps, **options)
+        return toy.run_toy(tmp_path / name, kind=kind, max_steps=steps, **options)
 
     whole = go("whole", 20)
     first = go("parts", 7)
@@ -167,43 +153,73 @@ def test_state_of_the_wrong_shape(content: dict[str, Any]) -> None:
 
 
 # One process imports torch; each of its children trains and dies at its own point. A point is
-# ("call", n): before the n-th call that changes the file system, or ("step", n): before update n.
+# ("call", n): before the n-th call that changes the file system; ("half", n): in the middle of
+# writing file n; ("step", n): before update n. ("count", 0) lives, and says at which calls and
+# files the second save began and ended.
 KILLER = """
 import json, os, shutil, signal, sys, importlib.util
 from pathlib import Path
 import torch
+from nmt import files
+from nmt.training import checkpoint, storage
 torch.set_num_threads(1)
 spec = importlib.util.spec_from_file_location("toy", sys.argv[1])
 toy = importlib.util.module_from_spec(spec)
 sys.modules["toy"] = toy
 spec.loader.exec_module(toy)
-calls = {"call": 0, "step": 0}
+calls = {"call": 0, "half": 0, "step": 0}
+saves = []
 
 def deadly(real, kind, at):
     def call(*arguments, **named):
         calls[kind] += 1
         if calls[kind] == at:
+            if kind == "half":
+                path, data = arguments
+                Path(path).write_bytes(data[: len(data) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*arguments, **named)
     return call
 
+def counted(real):
+    def save(*arguments, **named):
+        before = dict(calls)
+        index = real(*arguments, **named)
+        saves.append([before, dict(calls)])
+        return index
+    return save
+
 def die(kind, at):
+    at = {"call": -1, "half": -1, "step": -1, kind: at}
+    os.fsync = deadly(os.fsync, "call", at["call"])
+    shutil.rmtree = deadly(shutil.rmtree, "call", at["call"])
+    files.open = deadly(open, "call", at["call"])
+    for name in ("rename", "replace", "mkdir", "unlink"):
+        setattr(Path, name, deadly(getattr(Path, name), "call", at["call"]))
+    files.write_file = storage.write_file = deadly(files.write_file, "half", at["half"])
+    checkpoint.save_checkpoint = counted(checkpoint.save_checkpoint)
     def before(learner):
-        if kind == "step":
-            learner.step = deadly(learner.step, kind, at)
-    if kind == "call":
-        os.fsync, shutil.rmtree = deadly(os.fsync, kind, at), deadly(shutil.rmtree, kind, at)
-        for name in ("rename", "replace", "mkdir", "unlink"):
-            setattr(Path, name, deadly(getattr(Path, name), kind, at))
+        learner.step = deadly(learner.step, "step", at["step"])
     return before
 
-ends = []
-for run, kind, at in json.loads(sys.argv[2]):
+settings = json.loads(sys.argv[3])
+def child(run, kind, at):
     Path(run).mkdir(parents=True)
-    if (child := os.fork()) == 0:
-        toy.run_toy(Path(run), before=die(kind, at), **json.loads(sys.argv[3]))
+    read, write = os.pipe()
+    if (pid := os.fork()) == 0:
+        toy.run_toy(Path(run), before=die(kind, at), **settings)
+        os.write(write, json.dumps(saves[1]).encode())
         os._exit(0)
-    ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    os.close(write)
+    end = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return end, os.read(read, 10_000)
+
+folder = sys.argv[2]
+toy.run_toy(Path(folder) / "warm", max_steps=1)  # children inherit what it imports
+before, after = json.loads(child(folder + "/count", "count", 0)[1])
+points = [(k, n) for k in ("call", "half") for n in range(before[k] + 1, after[k] + 1)]
+points += [("step", n) for n in (2, 4, 8)]
+ends = [[k, n, child(f"{folder}/{k}{n}", k, n)[0]] for k, n in points]
 print(json.dumps(ends))
 """
 
@@ -211,26 +227,81 @@ print(json.dumps(ends))
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_killed_anywhere_ends_bit_identical(toy: ModuleType, tmp_path: Path) -> None:
-    """A real SIGKILL at each file-system call of a save and between saves; then once more."""
-    settings = {"max_steps": 8, "validate_every": 3, "ema": 0.9, "accumulate": 2}
-    final = toy.run_toy(tmp_path / "whole", **settings).learner.weights()
-    # The first save makes 13 calls, the second 14: it also deletes the first.
-    points = [("call", n) for n in range(13, 29)] + [("step", n) for n in (2, 4, 7)]
-    runs = [(str(tmp_path / f"{kind}{at}"), kind, at) for kind, at in points]
+    """A real SIGKILL at each file-system call of a save and between saves; then once more.
+
+    With dropout, subword sampling, accumulation, a moving average and early stopping.
+    """
+    settings = {"max_steps": 40, "validate_every": 3, "ema": 0.9, "accumulate": 2}
+    settings |= {"sampling": True, "patience": 2}
+    whole = toy.run_toy(tmp_path / "whole", **settings)
+    assert whole.outcome.reason.startswith("patience")
+    assert whole.outcome.step == 9
     script = str(Path(__file__).with_name("toy.py"))
     done = subprocess.run(
-        [sys.executable, "-c", KILLER, script, json.dumps(runs), json.dumps(settings)],
+        [sys.executable, "-c", KILLER, script, str(tmp_path), json.dumps(settings)],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
-        capture_output=True, check=True, text=True,
+        capture_output=True, check=False, text=True,
     )  # fmt: skip
-    assert json.loads(done.stdout.split("\n")[-2]) == [-signal.SIGKILL] * len(points)
-    for name, kind, at in runs:
-        run = Path(name)
-        mine = toy.run_toy(run, **settings).learner.weights()
+    assert done.returncode == 0, done.stderr
+    ends = json.loads(done.stdout.split("\n")[-2])
+    kinds = [kind for kind, _, _ in ends]
+    assert kinds.count("call") >= 15
+    assert kinds.count("half") == 5  # weights, moments, state, manifest, index
+    final = whole.learner.weights() | whole.learner.training_tensors()
+    for kind, at, end in ends:
+        assert end == -signal.SIGKILL, (kind, at)
+        again = toy.run_toy(tmp_path / f"{kind}{at}", **settings)
+        assert (again.outcome.step, again.outcome.reason) == (9, whole.outcome.reason)
+        mine = again.learner.weights() | again.learner.training_tensors()
+        assert mine.keys() == final.keys()
         assert all(torch.equal(final[key], mine[key]) for key in final), (kind, at)
-        names = sorted(path.name for path in (run / "checkpoints").iterdir())
-        kept = [entry.name for entry in read_index(run / "checkpoints").kept]
-        assert names == ["index.json", *kept]
+        folder = again.run / "checkpoints"
+        kept = [entry.name for entry in read_index(folder).kept]
+        assert sorted(path.name for path in folder.iterdir()) == ["index.json", *kept]
+
+
+@pytest.mark.parametrize("sampling", [False, True])
+def test_resume_replays_nothing(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampling: bool
+) -> None:
+    """Counted, not timed: what is planned, sampled and collated before the next step is the same
+    at step 10 and at step 100,000."""
+    toy.run_toy(tmp_path / "run", max_steps=1, accumulate=2, sampling=sampling)
+    made: list[str] = []
+
+    def counting(holder: Any, name: str) -> None:
+        real = getattr(holder, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            made.append(name)
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(holder, name, call)
+
+    counting(batching, "make_plan")
+    counting(batching, "collate")
+    counting(batching.TrainingPairs, "_make")
+    counting(Learner, "backward")
+    work = []
+    for step, epoch in ((10, 1), (100_000, 12_500)):
+        run = tmp_path / str(step)
+        shutil.copytree(tmp_path / "run", run)
+        saved = read_checkpoint(run / "checkpoints", find_entry(run / "checkpoints", "last"))
+        pairs = toy.resampled_pairs() if sampling else toy.toy_pairs()
+        state = TrainState.parse(saved.state["state"])
+        state.step, state.cursor = step, Cursor(epoch, 2)
+        content = {**saved.state, "state": asdict(state), "data": loop.data_of(pairs, state)}
+        save_checkpoint(
+            run / "checkpoints", step, weights=saved.weights, training=saved.training,
+            state=content, scores={}, identity={"tokenizer": "abc"}, metric="loss",
+        )  # fmt: skip
+        made.clear()
+        done = toy.run_toy(run, max_steps=step + 1, accumulate=2, sampling=sampling)
+        assert done.outcome.step == step + 1
+        work.append(Counter(made))
+    assert work[0] == work[1]
+    assert work[0]["collate"] == work[0]["backward"] == 2
+    assert work[0]["make_plan"] == 1
 
 
 def test_a_signal_finishes_the_step_and_saves(toy: ModuleType, tmp_path: Path) -> None:
@@ -442,6 +513,45 @@ def test_too_many_in_a_row_stop_with_the_batch_on_disk(toy: ModuleType, tmp_path
     assert dump["pairs"]
     assert set(dump["pairs"][0]) == {"pair", "source", "target"}
     assert load_weights(tmp_path / "run" / "checkpoints", "last").step in (4, 8, 12)
+
+
+def test_the_largest_batch_is_tried_before_the_first_step(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = toy.run_toy(tmp_path / "plain", max_steps=4)
+    tried: list[int] = []
+    real = Learner.rehearse
+
+    def rehearse(learner: Learner, batch: batching.Batch) -> None:
+        state = torch.get_rng_state()
+        tried.append(batch.rows * (batch.source_BS.shape[1] + batch.target_in_BT.shape[1]))
+        real(learner, batch)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert all(p.grad is None for p in learner.model.parameters())
+        assert not learner.sums.any()
+
+    monkeypatch.setattr(Learner, "rehearse", rehearse)
+    monkeypatch.setattr(loop, "REHEARSES", ("cpu",))
+    done = toy.run_toy(tmp_path / "run", max_steps=4)
+    epoch = toy.toy_pairs().epoch(0)
+    assert max(tried) == max(epoch.tokens(pairs)[1] for pairs in epoch.plan)
+    assert done.same_weights(plain)
+
+
+def test_out_of_memory_names_the_batch_and_the_setting(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "REHEARSES", ("cpu",))
+
+    def full(learner: Learner) -> None:
+        def forward(batch: batching.Batch) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        learner.objective.forward = forward  # type: ignore[method-assign]
+
+    with pytest.raises(UserError, match=r"\(\d+, \d+\) source and .*lower train.batch_tokens"):
+        toy.run_toy(tmp_path / "run", before=full)
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 # --- what the numbers are ---

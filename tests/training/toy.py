@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from nmt.config import AttentionConfig, ModelConfig, ModelKind, Score, Timing
-from nmt.data.batching import TrainingPairs
+from nmt.data.batching import TrainingPairs, subword_sampler
 from nmt.data.store import Ragged
 from nmt.models.build import build_model
 from nmt.models.seq2seq import Seq2Seq
@@ -55,6 +55,19 @@ def toy_pairs(count: int = 60, *, batch_tokens: int = 64, sample: Any = None) ->
         eos=3,
         sample=sample,
     )
+
+
+def resampled_pairs() -> TrainingPairs:
+    """Pairs whose segmentation is drawn anew each epoch."""
+
+    def encode(texts: list[str], seed: int) -> list[list[int]]:
+        rng = np.random.default_rng(seed)
+        return [rng.integers(4, VOCABULARY, rng.integers(1, 9)).tolist() for _ in texts]
+
+    def texts(start: int, end: int) -> list[str]:
+        return [""] * (end - start)
+
+    return toy_pairs(sample=subword_sampler((texts, texts), (encode, encode), pairs=60, seed=1))
 
 
 def toy_model(kind: str, *, dropout: float, seed: int = 11) -> Seq2Seq:
@@ -98,6 +111,7 @@ def run_toy(
     *,
     kind: str = "transformer",
     pairs: TrainingPairs | None = None,
+    sampling: bool = False,
     dropout: float = 0.2,
     ema: float = 0.0,
     precision: torch.dtype = torch.float32,
@@ -124,7 +138,7 @@ def run_toy(
     settings = {"seed": 5, "max_steps": 12, "validate_every": 4, "log_every": 2, **options}
     outcome = train(
         learner,
-        pairs or toy_pairs(),
+        pairs or (resampled_pairs() if sampling else toy_pairs()),
         make_schedule("inverse_sqrt", learning_rate=learning_rate, warmup=4),
         validate,
         run,
