@@ -15,6 +15,11 @@ from nmt import cli
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first, so that no worker ends alone with one; shared fixtures stay together."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A finished run of ten steps, never to be changed; its prepared data is in $NMT_CACHE."""

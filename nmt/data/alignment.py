@@ -171,10 +171,10 @@ class _Pieces:
         self._tokenizer = tokenizer
         pieces = tokenizer.pieces(range(tokenizer.size))
         self._sizes = [sum(not c.isspace() for c in p.replace("▁", " ")) for p in pieces]
-        self._continues = [0] * len(pieces)  # 1 for the bytes of a character but its first
+        self._space = pieces.index("▁") if "▁" in pieces else None
         for byte, number in enumerate(tokenizer.byte_ids()):
-            self._continues[number] = int(0x80 <= byte < 0xC0)
-            self._sizes[number] = int(not self._continues[number] and not chr(byte).isspace())
+            continues = 0x80 <= byte < 0xC0
+            self._sizes[number] = int(not continues and not chr(byte).isspace())
             if byte in _SPACE_BYTES:
                 self._sizes[number] = _UNKNOWN
         self._sizes[UNK] = _UNKNOWN
@@ -192,17 +192,38 @@ class _Pieces:
 
             owned_PW = membership(self._tokenizer.pieces(ids), words) > 0
             return [column_P.nonzero().flatten().tolist() for column_P in owned_PW.T]
-        pieces: list[list[int]] = [[] for _ in words]
+        spans: list[range | None] = []  # the words of each piece
         at = word = 0
-        for number, i in enumerate(ids):
-            # A byte that continues goes with the character before, a lone space with the one after.
-            first = min(at - self._continues[i], ends[-1] - 1)
-            at += self._sizes[i]
-            while ends[word] <= first:
+        for i in ids:
+            start, at = at, at + self._sizes[i]
+            if start == at:
+                spans.append(None)
+                continue
+            while ends[word] <= start:
                 word += 1
-            pieces[word].append(number)
-            for other in range(word + 1, len(words)):
-                if ends[other - 1] >= at:
-                    break
-                pieces[other].append(number)
+            last = word
+            while ends[last] < at:
+                last += 1
+            spans.append(range(word, last + 1))
+        self._adopt(spans, ids)
+        pieces: list[list[int]] = [[] for _ in words]
+        for number, span in enumerate(spans):
+            for word in span or ():
+                pieces[word].append(number)
         return pieces
+
+    def _adopt(self, spans: list[range | None], ids: Sequence[int]) -> None:
+        """A lone space goes with the piece after it, any other empty piece with the one before.
+
+        In the order in which `words.membership` does it.
+        """
+        backwards = range(len(spans) - 2, -1, -1)
+        for place in backwards:
+            if ids[place] == self._space and spans[place] is None:
+                spans[place] = spans[place + 1]
+        for place in range(1, len(spans)):
+            if spans[place] is None:
+                spans[place] = spans[place - 1]
+        for place in backwards:
+            if spans[place] is None:
+                spans[place] = spans[place + 1]

@@ -297,6 +297,7 @@ def vocabularies() -> list[Tokenizer]:
 
 @settings(max_examples=100, deadline=None)
 @example(text="a\u0301\u2028", which=0, seed=0, fine=True)  # one miscount would hide another
+@example(text="b b ab", which=0, seed=0, fine=True)  # a lone space goes with all of "ab"
 @given(text=TEXT, which=st.integers(0, 2), seed=st.integers(0, 99), fine=st.booleans())
 def test_owners_are_those_of_the_character_matcher(
     vocabularies: list[Tokenizer], text: str, which: int, seed: int, fine: bool
