@@ -39,8 +39,8 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def run(run: Path) -> Path:
     """The trained run, whose validations no longer translate to the length limit."""
     path = run / "config.yaml"
-    path.write_text(path.read_text("utf-8").replace("max_length: 256", "max_length: 8"), "utf-8")
-    assert "max_length: 8" in path.read_text("utf-8")
+    path.write_text(path.read_text("utf-8").replace("max_length: 30", "max_length: 8"), "utf-8")
+    assert "max_length: 8\n" in path.read_text("utf-8")
     return run
 
 

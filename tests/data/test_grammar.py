@@ -443,6 +443,7 @@ def test_verbs_whose_past_is_their_present(examples: list[Example]) -> None:
 # Splits
 
 
+@pytest.mark.slow
 def test_unseen_combinations_of_seen_words(
     lexicon: Lexicon, corpus: dict[str, list[Example]]
 ) -> None:
@@ -477,6 +478,7 @@ def test_unseen_combinations_of_seen_words(
     assert rarest >= 50
 
 
+@pytest.mark.slow
 def test_unseen_objects_of_seen_verbs(lexicon: Lexicon, corpus: dict[str, list[Example]]) -> None:
     tables = Tables(lexicon)
     pairs: tuple[set[tuple[str, str]], ...] = (set(), set())
@@ -591,6 +593,7 @@ def test_unknown_kind_of_pair(lexicon: Lexicon) -> None:
 # The lexicon
 
 
+@pytest.mark.slow
 def test_size_and_frequencies(lexicon: Lexicon, corpus: dict[str, list[Example]]) -> None:
     lemmas = {n.english[0] for n in lexicon.nouns.values()}
     lemmas |= {v.name for v in lexicon.verbs.values()}
