@@ -305,16 +305,16 @@ def _fill(
         report(line)
     _report_overlap(overlap, report)
     cleaning.check_funnel(funnel.as_dict(), data.max_removed)
-    if parts[0].alignments is not None:
+    file, tag = parts[0].alignments, parts[0].tag
+    if file is not None:
         keep_alignments(
             draft / ALIGNMENTS,
-            parts[0].alignments,
+            file,
             staged.numbered(0),
             rows=funnel.read,
             reverse=data.reverse,
-            tag=parts[0].tag,
+            tag=tag,
         )
-
     tokenizers = tokenizers or staging.train_tokenizers(
         staged,
         joint=tokenizer.joint,

@@ -144,9 +144,7 @@ def search(
             cross: Trace = None if state.covered_BKM is None else []
             hidden_N1D, cache = model.decode(last_N1, memory, cache, cross)
             if state.covered_BKM is not None:
-                seen_NM = attention_of(cross, model, source, last_N1)
-                seen_BKM = seen_NM.unflatten(0, (len(state.sentences), -1))
-                state.covered_BKM = state.covered_BKM + seen_BKM
+                state.cover(attention_of(cross, model, source, last_N1))
             logits_NV = model.project(hidden_N1D[:, -1])
             logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
             normaliser_N = logits_NV.logsumexp(-1)
@@ -211,6 +209,11 @@ class _State:
             prefix_BP=forced_BP.to(device),
             noise_BKT=noise_BKT,
         )
+
+    def cover(self, seen_NM: Tensor) -> None:
+        """Adds the attention of one more step."""
+        assert self.covered_BKM is not None
+        self.covered_BKM = self.covered_BKM + seen_NM.unflatten(0, (len(self.sentences), -1))
 
     @property
     def length(self) -> int:
