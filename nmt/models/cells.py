@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nmt.models.dropout import Dropout
+
 LayerState = tuple[Tensor, Tensor | None]  # hidden state and, of an LSTM, cell: [N, D] each
 Step = Callable[[Tensor, list[LayerState]], list[LayerState]]  # fed vector and state to state
 
@@ -181,7 +183,7 @@ class FedStack(nn.Module):
         self.upper = nn.ModuleList(
             Gates(cell=cell, inputs=width, width=width) for _ in range(size.layers - 1)
         )
-        self.dropout = nn.Dropout(size.dropout)
+        self.dropout = Dropout(size.dropout)
 
     def steps(self, x_NTE: Tensor) -> Iterator[Step]:
         """A step for each of T positions; the embeddings' share of the gates is computed here."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nmt.models.attention import Score, weigh
+from nmt.models.dropout import drop
 from nmt.models.positions import Rotation, rotate
 from nmt.models.seq2seq import Trace
 
@@ -94,7 +95,7 @@ def attend_heads(
     if trace is not None:
         trace.append(weights_BHTM)
     if dropout > 0.0:
-        weights_BHTM = F.dropout(weights_BHTM, dropout)
+        weights_BHTM = drop(weights_BHTM, dropout)
     return weights_BHTM.to(values_BHMd.dtype) @ values_BHMd
 
 

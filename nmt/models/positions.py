@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nmt.errors import UserError
+from nmt.models.dropout import Dropout
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines [T, d / 2], one angle a position and wave
 
@@ -73,7 +74,7 @@ class Positions(nn.Module):
         self.table = nn.Embedding(known, width) if kind == "learned" else None
         if self.table is not None:
             nn.init.normal_(self.table.weight, std=width**-0.5)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     @property
     def limit(self) -> int | None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from nmt.models.cells import FedStack, FreeStack, StackSize, State
+from nmt.models.dropout import Dropout
 from nmt.models.recurrent_attention import Attention, History, Projected
 from nmt.models.seq2seq import (
     Attentions,
@@ -325,7 +326,7 @@ class Recurrent(Seq2Seq):
             width=size.width,
             tie=tie,
         )
-        self.dropout = nn.Dropout(size.dropout)
+        self.dropout = Dropout(size.dropout)
         self.encoder = encoder
         self.bridge = bridge
         self.decoder = decoder

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nmt.models.attention import Additive, Location, PerHead, Score, weigh_near, widened
+from nmt.models.dropout import Dropout
 from nmt.models.seq2seq import Memory, Trace, take_rows
 
 
@@ -165,7 +166,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.score = score
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.heads = heads
         self.window = window
         self.coverage = coverage

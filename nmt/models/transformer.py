@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nmt.models.dropout import Dropout
 from nmt.models.multihead import CrossAttention, Past, Remembered, SelfAttention
 from nmt.models.positions import Positions, Rotation, rotation
 from nmt.models.seq2seq import Attentions, Cache, Memory, Reads, Seq2Seq, Source, Trace, slots
@@ -46,7 +47,7 @@ class Residual(nn.Module):
         super().__init__()
         self.pre = norm == "pre"
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """[N, T, D] from [N, T, D]."""
@@ -64,7 +65,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.up = nn.Linear(width, inner)
         self.activation = nn.ReLU() if activation == "relu" else nn.GELU()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.down = nn.Linear(inner, width)
         for linear in (self.up, self.down):
             nn.init.xavier_uniform_(linear.weight)

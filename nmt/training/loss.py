@@ -145,15 +145,15 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
         for piece_CV, target_C in zip(
             logits_NV.detach().split(rows), target_N.split(rows), strict=True
         ):
-            logits_CV, target_C1 = piece_CV.to(exact), target_C.unsqueeze(1)
-            lse_C1 = logits_CV.logsumexp(1, keepdim=True)
-            piece_nll = (lse_C1 - logits_CV.gather(1, target_C1)).sum()
-            uniform = (lse_C1.squeeze(1) - logits_CV.mean(1)).sum() if smoothing else 0.0
+            target_C1 = target_C.unsqueeze(1)
+            log_prob_CV = piece_CV.log_softmax(1, dtype=exact)
+            piece_nll = -log_prob_CV.gather(1, target_C1).sum()
             nll += piece_nll
-            loss += (1 - smoothing) * piece_nll + smoothing * uniform
+            loss += (1 - smoothing) * piece_nll - smoothing / vocabulary * log_prob_CV.sum()
             if ctx.needs_input_grad[0]:
-                grad_CV = logits_CV.sub(lse_C1).exp_().sub_(smoothing / vocabulary)
-                grad_CV.scatter_add_(1, target_C1, (smoothing - 1) * torch.ones_like(lse_C1))
+                grad_CV = log_prob_CV.exp_().sub_(smoothing / vocabulary)
+                less_C1 = torch.full_like(target_C1, smoothing - 1, dtype=exact)
+                grad_CV.scatter_add_(1, target_C1, less_C1)
                 piece_CV.copy_(grad_CV)
         ctx.save_for_backward(logits_NV, loss)
         ctx.mark_non_differentiable(nll)
