@@ -6,6 +6,7 @@ expected is read into memory, and what was changed since it was written is notic
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -93,6 +94,27 @@ def parsed(path: Path, data: bytes) -> dict[str, Any]:
     return content
 
 
+def json_bytes(content: Any) -> bytes:
+    """JSON for people and programs."""
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def sealed(content: dict[str, Any]) -> bytes:
+    """JSON that carries its own checksum, for the files that no manifest lists."""
+    checksum = hashlib.sha256(json_bytes(content)).hexdigest()
+    return json_bytes({**content, "checksum": checksum})
+
+
+def unsealed(path: Path) -> dict[str, Any]:
+    """What ``sealed`` wrote, once its checksum is found to be right."""
+    data = read_file(path)
+    content = parsed(path, data)
+    content.pop("checksum", None)
+    if data != sealed(content):
+        raise DamagedError(f"{path} is damaged: its checksum does not match")
+    return content
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Write a new file and flush it to the disk."""
     with open(path, "xb") as file:
@@ -118,6 +140,26 @@ def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
         yield
 
 
+def held(path: Path) -> bool:
+    """Whether a process holds a lock file for itself, as training does with a run's ``.lock``.
+
+    Asked by taking the lock shared, for the instant between two calls of the system, which works
+    wherever the lock itself does: on network file systems and from another container, of which
+    /proc/locks does not tell. Several may ask at once, and whoever wants the lock to write asks
+    once more when it is refused (`nmt.runs.owned`), so that asking stops nobody.
+    """
+    if fcntl is None or not path.exists():
+        return False
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def flush_folder(folder: Path) -> None:
     """Make names in a folder survive a power cut, where the system can."""
     if os.name != "posix":
@@ -140,3 +182,14 @@ def replace_file(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     flush_folder(path.parent)
+
+
+def set_aside(path: Path) -> str:
+    """Rename to the first free ``*.damaged``; the new name."""
+    name, number = f"{path.name}.damaged", 1
+    while os.path.lexists(path.with_name(name)):
+        number += 1
+        name = f"{path.name}.damaged{number}"
+    if os.path.lexists(path):
+        path.rename(path.with_name(name))
+    return name

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from nmt import compose
 from nmt.config import Config, Schedule
 from nmt.data.tokenizer import Tokenizers
 from nmt.errors import UserError
-from nmt.files import DamagedError, check_tree, read_file, replace_file
+from nmt.files import DamagedError, check_tree, held, read_file, replace_file
 from nmt.models.build import build_model
 from nmt.models.seq2seq import Seq2Seq
 from nmt.training.checkpoint import load_weights, put_weights
@@ -139,10 +140,15 @@ def owned(run: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write to {run}: {error.strerror}") from error
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{run} is being trained by another process") from None
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # It may have been `nmt runs`, which holds the lock for the instant of its asking.
+                if held(run / ".lock"):
+                    raise UserError(f"{run} is being trained by another process") from None
+            time.sleep(0.01)
         yield
 
 

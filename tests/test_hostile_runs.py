@@ -25,7 +25,8 @@ import torch
 import yaml
 
 from nmt import cli
-from nmt.training.storage import json_bytes, sealed, tensor_bytes
+from nmt.files import json_bytes, sealed
+from nmt.training.storage import tensor_bytes
 
 SECRET = "the-content-of-a-file-outside"
 GIGABYTE = 2**30

@@ -28,7 +28,16 @@ import torch
 from torch import Tensor, nn
 
 from nmt.errors import UserError
-from nmt.files import SMALL, DamagedError, parsed, read_file
+from nmt.files import (
+    SMALL,
+    DamagedError,
+    json_bytes,
+    parsed,
+    read_file,
+    sealed,
+    set_aside,
+    unsealed,
+)
 from nmt.training.index import (
     FORMAT,
     INDEX,
@@ -42,13 +51,9 @@ from nmt.training.index import (
 )
 from nmt.training.storage import (
     clear_errors,
-    json_bytes,
     library_versions,
     parsed_tensors,
-    sealed,
-    set_aside,
     tensor_bytes,
-    unsealed,
     write_folder,
 )
 

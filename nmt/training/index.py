@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nmt.errors import UserError
-from nmt.files import DamagedError, replace_file
-from nmt.training.storage import sealed, unsealed
+from nmt.files import DamagedError, replace_file, sealed, unsealed
 
 FORMAT = 1
 INDEX = "index.json"

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from nmt.files import replace_file
-from nmt.training.storage import set_aside
+from nmt.files import replace_file, set_aside
 
 LARGEST_LOG = 2**28
 """Bytes; a million records. A larger one is no log that this program wrote."""

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
@@ -20,7 +16,7 @@ from torch import Tensor
 
 from nmt import __version__
 from nmt.errors import UserError
-from nmt.files import DamagedError, flush_folder, parsed, read_file, write_file
+from nmt.files import DamagedError, flush_folder, write_file
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
@@ -63,44 +59,12 @@ def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     )
 
 
-def json_bytes(content: Any) -> bytes:
-    """JSON for people and programs."""
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def sealed(content: dict[str, Any]) -> bytes:
-    """JSON that carries its own checksum, for the files that no manifest lists."""
-    checksum = hashlib.sha256(json_bytes(content)).hexdigest()
-    return json_bytes({**content, "checksum": checksum})
-
-
-def unsealed(path: Path) -> dict[str, Any]:
-    """What ``sealed`` wrote, once its checksum is found to be right."""
-    data = read_file(path)
-    content = parsed(path, data)
-    content.pop("checksum", None)
-    if data != sealed(content):
-        raise DamagedError(f"{path} is damaged: its checksum does not match")
-    return content
-
-
 def parsed_tensors(path: Path, data: bytes) -> dict[str, Tensor]:
     """The tensors of a safetensors file's bytes; ``path`` is for the message."""
     try:
         return dict(safetensors.torch.load(data))
     except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise DamagedError(f"{path} is damaged: {error}") from error
-
-
-def set_aside(path: Path) -> str:
-    """Rename to the first free ``*.damaged``; the new name."""
-    name, number = f"{path.name}.damaged", 1
-    while os.path.lexists(path.with_name(name)):
-        number += 1
-        name = f"{path.name}.damaged{number}"
-    if os.path.lexists(path):
-        path.rename(path.with_name(name))
-    return name
 
 
 def library_versions() -> dict[str, str]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nmt.errors import UserError
-from nmt.files import DamagedError
+from nmt.files import DamagedError, sealed
 from nmt.training import storage
 from nmt.training.checkpoint import (
     average_checkpoints,
@@ -26,7 +26,7 @@ from nmt.training.checkpoint import (
     save_checkpoint,
 )
 from nmt.training.index import Entry, Index, find_entry, read_index
-from nmt.training.storage import sealed, tensor_bytes
+from nmt.training.storage import tensor_bytes
 
 FILES = ("model.safetensors", "training.safetensors", "state.json", "manifest.json")
 
