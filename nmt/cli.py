@@ -56,6 +56,7 @@ class Command:
     words: tuple[str, ...] = ()
     flags: dict[str, str] = field(default_factory=dict)
     positional: tuple[str, ...] = ()
+    many: bool = False
 
 
 _RUN = {"run": "the run directory", "checkpoint": "best (default), last, average or step-N"}
@@ -191,6 +192,45 @@ COMMANDS = {
         own={"run": "the run directory", "format": "text (default) or json"},
         positional=("run",),
     ),
+    "compare": Command(
+        summary="runs side by side: what differs, scores, significance, speed, size",
+        usage="nmt compare RUN RUN … [baseline=RUN] [key=value …]",
+        examples=(
+            "nmt compare runs/none runs/bahdanau runs/luong baseline=runs/none",
+            "nmt compare runs/none-s1 runs/none-s2 runs/dot-s1 runs/dot-s2 format=markdown",
+            "nmt compare runs/none runs/bahdanau worst=20",
+        ),
+        own={
+            "run": "a run directory, as often as there are; the same as a bare word",
+            "baseline": "the run that the others are tested against; default the first",
+            "split": "the test set that nmt evaluate had (default test); its newest record counts",
+            "metric": "bleu,chrf (default), ter: those to be shown",
+            "seeds": "group (default): runs that differ only in their seed are one row, mean and"
+            " standard deviation; each: a row for each run",
+            "significance": "true (default): p by paired bootstrap and by paired approximate"
+            " randomisation; of seeds: the largest p of the pairs; false: leave it out",
+            "worst": "N: the N sentences that lose most chrF (or what metric= has instead) against the"
+            " baseline, with source, reference and both outputs",
+            "force": "true: also runs with other test sets or signatures; their cells are marked *",
+            "format": "text (default), markdown, csv or json; csv with worst= lists the sentences",
+            "data.cache": "the folder of prepared data, which holds the references",
+        },
+        positional=("run",),
+        many=True,
+    ),
+    "runs": Command(
+        summary="every run under a folder: state, step, best score, age",
+        usage="nmt runs [DIR] [state=STATE] [sort=age|score|path]",
+        examples=("nmt runs", "nmt runs runs/sweep state=failed", "nmt runs sort=score format=csv"),
+        own={
+            "folder": "where to look, at any depth; also as a bare word; default runs",
+            "state": "all (default), running, finished, stopped (goes on when trained again),"
+            " failed, damaged",
+            "sort": "age (default, newest first), score (best first) or path",
+            "format": "text (default), json or csv",
+        },
+        positional=("folder",),
+    ),
 }
 
 
@@ -201,6 +241,8 @@ class Arguments:
     command: str
     own: dict[str, str]
     """The command's own keys, verbatim."""
+    many: tuple[str, ...] = ()
+    """All that fill the last position, where a command takes many."""
     words: list[str]
     """Configuration words for Hydra."""
     flags: frozenset[str]
@@ -279,18 +321,27 @@ def parse(name: str, argv: Sequence[str]) -> Arguments:
             flags.add(key)
         elif not equals and not token.startswith(("+", "~")):
             bare.append(token)
+        elif command.many and key == command.positional[-1]:
+            bare.append(value)
         elif key in command.own:
             own[key] = value
         else:
             _check_key(key, name, command)
             words.append(token)
-    if len(bare) > len(command.positional):
+    if len(bare) > len(command.positional) and not command.many:
         raise UserError(f"nmt {name} does not know what to do with {bare[-1]!r}; use key=value")
     for key, value in zip(command.positional, bare, strict=False):
         if key in own:
             raise UserError(f"{key} is given twice: {own[key]!r} and {value!r}")
         own[key] = value
-    return Arguments(command=name, own=own, words=words, flags=frozenset(flags), config=config)
+    return Arguments(
+        command=name,
+        own=own,
+        many=tuple(bare[len(command.positional) - 1 :]) if command.many else (),
+        words=words,
+        flags=frozenset(flags),
+        config=config,
+    )
 
 
 def _check_key(key: str, name: str, command: Command) -> None:

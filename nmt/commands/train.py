@@ -114,10 +114,15 @@ def begun(run: Path) -> bool:
 
 
 def train_run(config: Config, run: Path, world: World) -> Outcome:
-    """Prepare, build and train one run."""
+    """Prepare, build and train one run; its log says how that ended."""
+    with Monitor(run if world.first else None) as monitor:
+        return trained(config, run, world, monitor)
+
+
+def trained(config: Config, run: Path, world: World, monitor: Monitor) -> Outcome:
+    """`train_run`, told to a monitor."""
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    monitor = Monitor(run if world.first else None)
     if world.first:
         monitor.message(f"run: {run}")
     fresh = world.from_first(lambda: not begun(run))

@@ -33,6 +33,7 @@ from nmt.data.prepared import (
     cache_folder,
     is_whole,
     open_prepared,
+    prepared_folder,
     show_examples,
     write_gold,
     write_references,
@@ -76,7 +77,7 @@ def prepare(
         files = [file for part in parts for file in part.inputs()]
         inputs = corpus.hash_inputs(files, cache / "hashes.json", report)
         fingerprint = _fingerprint(data, tokenizer, parts, inputs, tokenizers)
-        folder = cache / f"{data.name}-{fingerprint[:10]}"
+        folder = prepared_folder(cache, data.name, fingerprint)
         if is_whole(folder):
             report(f"data: {folder} (up to date)")
         else:

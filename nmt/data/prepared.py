@@ -98,6 +98,11 @@ def cache_folder(cache: str | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nmt"
 
 
+def prepared_folder(cache: Path, name: str, fingerprint: str) -> Path:
+    """Where in a cache the data of that fingerprint lies, or would lie."""
+    return cache / f"{name}-{fingerprint[:10]}"
+
+
 def is_whole(folder: Path) -> bool:
     """Whether there is a prepared folder; it appears all at once."""
     return (folder / "manifest.json").exists()

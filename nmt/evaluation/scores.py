@@ -102,7 +102,7 @@ def score(
                 "text; detokenise them, or use tok_bleu_lc"
             )
     return {
-        name: _corpus(_metric(name, target_language), name, hypotheses, references, samples)
+        name: _corpus(make_metric(name, target_language), name, hypotheses, references, samples)
         for name in metrics
     }
 
@@ -162,7 +162,7 @@ def by_length(
         part = [hypotheses[i] for i in chosen]
         part_references = [[reference[i] for i in chosen] for reference in references]
         values = {
-            name: _metric(name, target_language).corpus_score(part, part_references).score
+            name: make_metric(name, target_language).corpus_score(part, part_references).score
             for name in ("bleu", "chrf")
         }
         buckets.append(Bucket(low, high, len(chosen), values["bleu"], values["chrf"]))
@@ -234,7 +234,7 @@ def append_record(path: Path, record: dict[str, Any], identity: Sequence[str]) -
     os.replace(temporary, path)
 
 
-def _metric(name: str, language: str) -> Any:
+def make_metric(name: str, language: str) -> Any:
     """sacreBLEU's metric with the settings that its defaults would get wrong for some languages."""
     from sacrebleu.metrics import BLEU, CHRF, TER
 

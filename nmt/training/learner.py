@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nmt.data.batching import Batch, Cursor, Epoch, derive_seed, share, update_of
 from nmt.errors import UserError
-from nmt.files import replace_file
+from nmt.files import json_bytes, replace_file
 from nmt.models.seq2seq import Seq2Seq, Source, Trace
 from nmt.training.checkpoint import Saved, put_weights
 from nmt.training.distributed import World
@@ -28,7 +28,6 @@ from nmt.training.optim import (
     put_optimizer,
     set_learning_rate,
 )
-from nmt.training.storage import json_bytes
 
 MAX_BAD_UPDATES = 10  # non-finite updates in a row before training stops
 

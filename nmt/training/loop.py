@@ -98,6 +98,7 @@ def train(
                 meter.restart()
     if reason:
         finish(learner, validate, run, options, identity, world, monitor)
+    monitor.end("finished" if reason else "stopped", reason or "interrupted")
     monitor.close()
     saved = world.first and state.step > 0
     best = read_index(run / "checkpoints").best if saved else None

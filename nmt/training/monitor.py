@@ -1,7 +1,9 @@
 """What a run tells: one record per logged step, to three readers.
 
 ``log.jsonl`` is the truth, one JSON object a line; TensorBoard and the terminal are views of the
-same records. All of them are cut back to the checkpoint's step when a run is resumed.
+same records. All of them are cut back to the checkpoint's step when a run is resumed. Each time a
+run is taken up it writes a ``start`` record, and an ``end`` record with its state (``finished``,
+``stopped``, ``failed``) and the reason: a start without an end is a process that was killed.
 """
 
 from __future__ import annotations
@@ -11,10 +13,13 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any
 
+from nmt.errors import UserError, one_line
 from nmt.files import replace_file, set_aside
 
 LARGEST_LOG = 2**28
@@ -42,6 +47,8 @@ class Validation:
 
 class Monitor:
     """Writes a run's progress; one that was made with ``run=None`` (other ranks) keeps silent.
+
+    As a context it also writes down how what is inside fails.
 
     Args:
         run: the run directory.
@@ -82,9 +89,8 @@ class Monitor:
         path = self.run / "log.jsonl"
         cut_back(path, step)
         self._log = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115 - see close
-        for record in self._early:
-            self._write({**record, "step": step})
-        self._early.clear()
+        self._write({"kind": "start", "step": step, "total": total})
+        self._write_early()
         if self._with_tensorboard:
             from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -142,6 +148,33 @@ class Monitor:
         self._write({"kind": "message", "step": self._step, "text": text})
         self._print(text)
 
+    def end(self, state: str, reason: str) -> None:
+        """The last record of a process that still can write one; see the module's docstring."""
+        self._write({"kind": "end", "step": self._step, "state": state, "reason": reason})
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None or self.run is None:
+            return
+        if self._bar is not None:
+            self._bar.stop()
+        with suppress(OSError):  # the disk may be what failed
+            if self._log is None:  # before the start
+                path = self.run / "log.jsonl"
+                cut_back(path, math.inf)
+                self._log = open(path, "a", encoding="utf-8", newline="\n")  # noqa: SIM115
+                self._write_early()
+            stopped = isinstance(error, KeyboardInterrupt)
+            self.end(*(("stopped", "interrupted") if stopped else ("failed", reason_of(error))))
+            self._log.close()
+
     def close(self) -> None:
         """End the bar and close the files."""
         if self._bar is not None:
@@ -151,6 +184,11 @@ class Monitor:
         if self._log is not None:
             self._log.close()
         self._bar = self._board = self._log = None
+
+    def _write_early(self) -> None:
+        for record in self._early:
+            self._write({**record, "step": self._step})
+        self._early.clear()
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._log is None:
@@ -192,7 +230,13 @@ def describe(record: Mapping[str, float]) -> str:
     return f"{text}  {_clock(left)} left" if math.isfinite(left) else text
 
 
-def cut_back(path: Path, step: int) -> None:
+def reason_of(error: BaseException) -> str:
+    """A failure in one line; what is not meant for users says its kind."""
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return f"{kind}{one_line(error)}"
+
+
+def cut_back(path: Path, step: float) -> None:
     """Drop records of steps after ``step`` and a line that was cut short; atomic.
 
     A file far too large for a log is renamed, not read.

@@ -41,13 +41,15 @@ def test_log_and_plain_lines(tmp_path: Path) -> None:
     monitor.message("a sentence with \u2028 in it")
     monitor.close()
     records = lines(tmp_path)
-    assert [record["kind"] for record in records] == ["message", "train", "validation", "message"]
-    assert records[1]["loss"] == 4.25
-    assert records[1]["perplexity"] is None  # JSON has no infinity
-    assert records[2]["bleu"] == 31.25
-    assert records[2]["best"] is True
-    assert records[3]["text"] == "a sentence with \u2028 in it"
-    assert [record["step"] for record in records] == [0, 3, 3, 3]
+    kinds = [record["kind"] for record in records]
+    assert kinds == ["start", "message", "train", "validation", "message"]
+    assert records[0]["total"] == 10
+    assert records[2]["loss"] == 4.25
+    assert records[2]["perplexity"] is None  # JSON has no infinity
+    assert records[3]["bleu"] == 31.25
+    assert records[3]["best"] is True
+    assert records[4]["text"] == "a sentence with \u2028 in it"
+    assert [record["step"] for record in records] == [0, 0, 3, 3, 3]
     assert stream.getvalue().split("\n")[:3] == [
         "before the start",
         "step 3  " + describe(RECORD),
