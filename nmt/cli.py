@@ -209,8 +209,8 @@ COMMANDS = {
             " standard deviation; each: a row for each run",
             "significance": "true (default): p by paired bootstrap and by paired approximate"
             " randomisation; of seeds: the largest p of the pairs; false: leave it out",
-            "worst": "N: the N sentences that lose most chrF (or what metric= has instead) against the"
-            " baseline, with source, reference and both outputs",
+            "worst": "N: the N sentences that lose most chrF (or what metric= has instead) against"
+            " the baseline, with source, reference and both outputs",
             "force": "true: also runs with other test sets or signatures; their cells are marked *",
             "format": "text (default), markdown, csv or json; csv with worst= lists the sentences",
             "data.cache": "the folder of prepared data, which holds the references",

@@ -72,7 +72,10 @@ def read_sides(arguments: Arguments, split: str) -> tuple[list[Side], list[str]]
     named = [Path(name) for name in arguments.many]
     if "baseline" in arguments.own:
         named.insert(0, Path(arguments.own["baseline"]))
-    paths = list({path.resolve(): path for path in reversed(named)}.values())[::-1]
+    known: dict[Path, Path] = {}
+    for path in named:
+        known.setdefault(path.resolve(), path)
+    paths = list(known.values())
     if len(paths) < 2:
         raise UserError("nmt compare needs two runs or more: nmt compare runs/one runs/other")
     sides: list[Side] = []

@@ -184,8 +184,8 @@ def worst_text(worst: Worst) -> str:
             (worst.row.label, pair.system[one.number]),
         ]
         head = (
-            f"line {one.number + 1}: {NAMES[worst.metric]} {one.score:.1f}, baseline {one.baseline:.1f} "
-            f"({one.difference:+.1f})"
+            f"line {one.number + 1}: {NAMES[worst.metric]} {one.score:.1f}, "
+            f"baseline {one.baseline:.1f} ({one.difference:+.1f})"
         )
         blocks.append("\n".join([head, *(f"  {name:9}  {text}" for name, text in rows)]))
     return "\n".join(blocks)

@@ -159,8 +159,11 @@ def read_side(run: Path, split: str) -> Side:
         records = records_of(run, split)
         if records:
             side.measured = measured(side, records[-1], split)
-        if len(records) > 1:
-            side.notes.append(f"{run}: the newest of {len(records)} records of split {split}")
+        if side.measured is not None and len(records) > 1:
+            side.notes.append(
+                f"{run}: the newest of {len(records)} records of split {split} is shown: "
+                f"{side.measured.checkpoint}, beam {side.measured.record['search'].get('beam')}"
+            )
     except UserError as error:
         side.notes.append(str(error))
     if side.measured is not None:
@@ -214,6 +217,8 @@ def measured(side: Side, record: dict[str, Any], split: str) -> Measured:
         DamagedError: it is no record of `nmt evaluate`.
     """
     try:
+        if not isinstance(record["search"], dict):
+            raise TypeError("search is no table")
         scores = {
             str(name): Score(
                 name=str(one["name"]),
@@ -234,7 +239,7 @@ def measured(side: Side, record: dict[str, Any], split: str) -> Measured:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         path = side.run / "scores.json"
-        raise DamagedError(f"{path} is damaged: a record for {split} has no {error}") from error
+        raise DamagedError(f"{path} is damaged: a record of split {split}: {error!r}") from error
     return found
 
 

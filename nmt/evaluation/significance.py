@@ -59,9 +59,9 @@ def paired_tests(
     """Test each system against the baseline; one result by metric for each system.
 
     sacreBLEU counts the chance differences that are *greater* than the real one, which makes two
-    equal systems differ with the least p that there is. Here equal scores have p = 1, and where
-    only k translations differ the randomisation's p is at least 2 / 2**k: so many of the shuffles
-    have the real difference itself.
+    equal systems differ with the least p that there is. Here equal scores have p = 1; and where
+    k translations differ the randomisation's p is larger by 2 / 2**k, the share of shuffles that
+    swap none or all of them and so have the real difference itself (nothing, for k above 20).
 
     Args:
         references: one list of lines for each reference.
@@ -90,13 +90,14 @@ def paired_tests(
         for one, system, bootstrap, shuffled in zip(
             found, systems, tests[0][1:], tests[1][1:], strict=True
         ):
-            least = 2.0 ** (1 - sum(a != b for a, b in zip(baseline, system, strict=True)))
+            swaps = sum(a != b for a, b in zip(baseline, system, strict=True))
             difference = float(bootstrap.score - tests[0][0].score)
+            equal = 2.0 ** (1 - swaps)
             one[name] = Paired(
                 score=float(bootstrap.score),
                 difference=difference,
                 bootstrap=float(bootstrap.p_value) if difference else 1.0,
-                randomisation=min(1.0, max(float(shuffled.p_value), least)) if difference else 1.0,
+                randomisation=min(1.0, float(shuffled.p_value) + equal) if difference else 1.0,
             )
     return found
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from nmt.errors import UserError
 from nmt.files import DamagedError, sealed
-from nmt.training import storage
 from nmt.training.checkpoint import (
     average_checkpoints,
     latest,
@@ -342,7 +341,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         save(folder, 1)
         calls = 0
         with monkeypatch.context() as patch:
-            patch.setattr(storage.os, "fsync", failing(os.fsync, fails_at))
+            patch.setattr(os, "fsync", failing(os.fsync, fails_at))
             for name in ("rename", "replace", "mkdir"):
                 patch.setattr(Path, name, failing(getattr(Path, name), fails_at))
             if fails_at == 13:

@@ -64,8 +64,8 @@ def test_entropy_is_in_the_log_by_layer_and_head(tmp_path: Path) -> None:
     monitor.validation(1, Validation({"bleu": 1.0}, entropy=entropy), best=True)
     monitor.validation(2, Validation({"bleu": 1.0}), best=True)
     monitor.close()
-    assert lines(tmp_path)[0]["entropy"] == {"cross": [[1.235, 0.0], [0.5, 2.0]]}
-    assert "entropy" not in lines(tmp_path)[1]
+    assert lines(tmp_path)[1]["entropy"] == {"cross": [[1.235, 0.0], [0.5, 2.0]]}
+    assert "entropy" not in lines(tmp_path)[2]
 
 
 def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
     assert "[not markup]" in shown
     assert "3/10" in shown
     assert "12,346 tok/s" in shown
-    assert len(lines(tmp_path)) == 2
+    assert len(lines(tmp_path)) == 3
 
 
 def test_other_ranks_keep_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
