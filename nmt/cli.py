@@ -30,6 +30,8 @@ VERBATIM = (
     "checkpoint",
     "hypotheses",
     "references",
+    "baseline",
+    "folder",
     "data.root",
     "data.cache",
 )

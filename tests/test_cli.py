@@ -60,6 +60,14 @@ def test_bare_words_fill_positions() -> None:
         cli.parse("info", ["runs/x", "extra"])
 
 
+def test_a_command_that_takes_many_has_them_in_their_order() -> None:
+    arguments = cli.parse("compare", ["runs/x", "run=a=b (1)", "worst=3", "runs/y"])
+    assert arguments.many == ("runs/x", "a=b (1)", "runs/y")
+    assert arguments.own["worst"] == "3"
+    assert cli.parse("compare", []).many == ()
+    assert cli.parse("info", ["runs/x"]).many == ()
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -125,4 +133,4 @@ def test_every_example_of_the_help_parses() -> None:
             assert words[:2] == ["nmt", name]
             cli.parse(name, words[2:])
             count += 1
-    assert count >= 13
+    assert count >= 19

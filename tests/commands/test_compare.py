@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from nmt import cli, compose
+from nmt import cli, compose, runs
+from nmt.config import Config
 from nmt.data.prepare import prepare
 from nmt.data.prepared import Prepared
 from nmt.data.tokenizer import Tokenizers
@@ -40,9 +41,23 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return prepare(config.data, config.tokenizer, report=lambda _: None, tokenizers=tokenizers)
 
 
+READ: dict[bytes, Config] = {}
+"""Configurations that were read before, by their text: reading one takes longer than all else."""
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, prepared: Prepared) -> None:
-    """Few samples; the data is where it would be looked for."""
+    """Few samples; the same text is read once; the data is where it would be looked for."""
+    real = runs.stored_config
+
+    def remembered(run: Path) -> Config:
+        path = run / "config.yaml"
+        text = path.read_bytes() if path.exists() else b""
+        if text not in READ:
+            READ[text] = real(run)
+        return READ[text]
+
+    monkeypatch.setattr(runs, "stored_config", remembered)
     monkeypatch.setattr(significance, "SAMPLES", 40)
     monkeypatch.setattr(significance, "TRIALS", 60)
     monkeypatch.setenv("NMT_CACHE", str(prepared.folder.parent))
@@ -76,7 +91,7 @@ def make(run: Path, prepared: Prepared, hypotheses: Sequence[str] = (), **settin
 
 
 def add_record(run: Path, prepared: Prepared, hypotheses: Sequence[str], **changes: Any) -> None:
-    config = compose.load(run / "config.yaml")
+    config = runs.stored_config(run)
     found = score(
         hypotheses, [REFERENCES], target_language="fr", metrics=("bleu", "chrf"), samples=20
     )
@@ -166,11 +181,11 @@ def test_seeds_become_mean_and_spread(
         more = {"dropout": 0.2} if kind == "other" else {}
         number = int(seed) + 10 * len(kind)
         make(tmp_path / name, prepared, spoilt(share, number), seed=seed, **more)
-    runs = [tmp_path / name for name in names]
-    found = report(capsys, *runs, "metric=chrf")
+    every = [tmp_path / name for name in names]
+    found = report(capsys, *every, "metric=chrf")
     assert [row["seeds"] for row in found["rows"]] == [[1, 2], [1, 2]]
     assert found["differences"].keys() == {"model.dropout"}
-    stored = [json.loads((run / "scores.json").read_text())[0]["scores"] for run in runs]
+    stored = [json.loads((run / "scores.json").read_text())[0]["scores"] for run in every]
     for row, values in zip(found["rows"], (stored[:2], stored[2:]), strict=True):
         scores = [one["chrf"]["score"] for one in values]
         shown = row["scores"]["chrf"]
@@ -178,18 +193,18 @@ def test_seeds_become_mean_and_spread(
         assert shown["std"] == pytest.approx(statistics.stdev(scores))
         assert (shown["n"], shown["low"]) == (2, None)
     pairs = [
-        report(capsys, runs[i], runs[i + 2], "metric=chrf")["rows"][1]["scores"]["chrf"]
+        report(capsys, every[i], every[i + 2], "metric=chrf")["rows"][1]["scores"]["chrf"]
         for i in range(2)
     ]
     grouped = found["rows"][1]["scores"]["chrf"]
     for key in ("p_bootstrap", "p_randomisation"):
         assert grouped[key] == max(pair[key] for pair in pairs)
-    text = nmt(capsys, *runs, "significance=false")[1]
+    text = nmt(capsys, *every, "significance=false")[1]
     assert re.search(r"A one-s1 and 1 more +\d+\.\d +std \d+\.\d\d, n=2", text)
-    each = report(capsys, *runs[:2], "seeds=each", "significance=false")
+    each = report(capsys, *every[:2], "seeds=each", "significance=false")
     assert [row["seeds"] for row in each["rows"]] == [[1], [2]]
-    copy = shutil.copytree(runs[0], tmp_path / "copy")  # the same seed again is no other draw
-    again = report(capsys, *runs[:2], copy, "significance=false")
+    copy = shutil.copytree(every[0], tmp_path / "copy")  # the same seed again is no other draw
+    again = report(capsys, *every[:2], copy, "significance=false")
     assert [row["seeds"] for row in again["rows"]] == [[1, 2], [1]]
 
 
