@@ -95,7 +95,11 @@ def differences_table(found: Comparison) -> Table:
 
 
 def spoken(value: Any) -> str:
-    """A value of a configuration; strings without quotes."""
+    """A value of a configuration; strings without quotes, corpora as their values in a row."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return "; ".join(" ".join(map(spoken, item.values())).strip() for item in value)
+    if isinstance(value, list) and value:
+        return "+".join(map(spoken, value))
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

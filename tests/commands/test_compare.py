@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from nmt import cli, compose, runs
+from nmt.commands.compare_views import spoken
 from nmt.config import Config
 from nmt.data.prepare import prepare
 from nmt.data.prepared import Prepared
@@ -320,6 +321,13 @@ def test_every_format_parses(
     head = nmt(capsys, one, two, "worst=1")[1].partition("The 1 sentences")[0]
     lines = [x for x in head.split("\n") if str(tmp_path) not in x and "nrefs" not in x]
     assert max(map(len, lines)) <= 80
+
+
+def test_values_of_a_configuration_are_short_and_hide_nothing() -> None:
+    corpus = {"name": "news", "path": ["a.en", "a.fr"], "kind": "files", "weight": 2.0, "tag": ""}
+    assert spoken([corpus, corpus]) == "news a.en+a.fr files 2.0; news a.en+a.fr files 2.0"
+    said = [spoken(value) for value in (None, True, "lstm", 0.5, [])]
+    assert said == ["null", "true", "lstm", "0.5", "[]"]
 
 
 def test_mistakes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
