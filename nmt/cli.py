@@ -275,7 +275,12 @@ def parse(name: str, argv: Sequence[str]) -> Arguments:
             if key not in command.flags:
                 _unknown(key, [*command.flags, "--help"], f"nmt {name} has no flag")
             if key == "--config":
-                config = Path(value if equals else next(rest, ""))
+                if config is not None:
+                    raise UserError("--config is given twice; one file a run")
+                value = value if equals else next(rest, "")
+                if not value:
+                    raise UserError("--config needs a file: --config my.yaml")
+                config = Path(value).expanduser()
             flags.add(key)
         elif not equals and not token.startswith(("+", "~")):
             bare.append(token)

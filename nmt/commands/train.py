@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -72,12 +73,13 @@ def settle(arguments: Arguments) -> tuple[Config, Path]:
         if (run / "config.yaml").exists():
             return compose.with_values(compose.load(run / "config.yaml"), verbatim), run
     typed = compose.compose(arguments.words, arguments.config, verbatim)
+    named, typed = named or typed.run, replace(typed, run=None)  # --config FILE may name the run
     run = Path(named) if named else runs.default_run(typed, arguments.words, arguments.config)
-    if not begun(run):
-        return begin.inherited(typed, arguments.words) if typed.train.init_from else typed, run
     words = [*arguments.words, *(f"{key}={value}" for key, value in verbatim.items())]
     if arguments.config is not None:
         words.append(f"experiment={arguments.config}")
+    if not begun(run):
+        return begin.inherited(typed, words) if typed.train.init_from else typed, run
     return runs.taken_up(compose.load(run / "config.yaml"), typed, words, run), run
 
 
