@@ -31,8 +31,11 @@ from nmt.training.loop import Outcome, train
 from nmt.training.loss import CrossLosses
 from nmt.training.monitor import Monitor
 from nmt.training.optim import Schedule, make_optimizer, make_schedule
+from nmt.training.profiler import profiled
 from nmt.training.state import LoopOptions
 
+BY_HEART = 0.05
+"""Nats a target token at which pairs count as learnt by heart: e^-0.05 = 95 % for each token."""
 INTERRUPTED = 130
 """Exit status after SIGINT or SIGTERM: stopped, saved, and the same command goes on."""
 
@@ -47,7 +50,8 @@ def main(arguments: Arguments) -> int:
             return 0
         world = world.on(config.train.device.value)
         with runs.owned(run) if world.first else nullcontext():
-            return report(train_run(config, run, world), run, world)
+            outcome = train_run(config, run, world)
+            return report(outcome, run, world) or by_heart(outcome, config, world)
 
 
 def checked(arguments: Arguments) -> tuple[Config, Path]:
@@ -127,6 +131,8 @@ def train_run(config: Config, run: Path, world: World) -> Outcome:
         for text in runs.costs(compose.load(run / "config.yaml"), config):
             monitor.message(text)
     prepared = prepare_run(config, run, world, monitor, fresh=fresh)
+    if config.train.overfit:
+        prepared = prepared.by_heart(config.train.overfit)
     torch.manual_seed(config.seed)
     model = runs.empty_model(config, prepared.tokenizers)
     if config.train.init_from and fresh and world.first:  # the others get them from this process
@@ -163,17 +169,20 @@ def train_run(config: Config, run: Path, world: World) -> Outcome:
         ema=config.train.ema,
         compile=config.train.compile,
     )
-    return train(
-        learner,
-        training_pairs(config, prepared, model),
-        schedule_of(config),
-        Validator(config, prepared),
-        run,
-        loop_options(config),
-        world=world,
-        monitor=monitor,
-        identity=runs.identity(config, prepared.tokenizers),
-    )
+    place = run / "profile" if world.first else None
+    with profiled(config.train.profile_steps, place, world.device) as each_step:
+        return train(
+            learner,
+            training_pairs(config, prepared, model),
+            schedule_of(config),
+            Validator(config, prepared),
+            run,
+            loop_options(config),
+            world=world,
+            monitor=monitor,
+            identity=runs.identity(config, prepared.tokenizers),
+            each_step=each_step,
+        )
 
 
 def prepare_run(
@@ -304,6 +313,23 @@ def report(outcome: Outcome, run: Path, world: World) -> int:
     print(f"finished at step {outcome.step} ({outcome.reason}){best}", file=sys.stderr)
     print(f"Next: nmt evaluate run={run}", file=sys.stderr)
     return 0
+
+
+def by_heart(outcome: Outcome, config: Config, world: World) -> int:
+    """Say whether the pairs of train.overfit were learnt; 1 where they were not."""
+    if not config.train.overfit or not world.first or outcome.best is None:
+        return 0
+    loss = outcome.best.scores["loss"]
+    said = f"{loss:.4f} nats a target token on the {config.train.overfit} pairs it was trained on"
+    if loss <= BY_HEART:
+        print(f"learnt by heart: {said}", file=sys.stderr)
+        return 0
+    print(
+        f"NOT learnt by heart: {said}, and {BY_HEART} was to be reached: more train.max_steps or "
+        "another optim.learning_rate, or there is a fault in the data, the model or the loss",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _scores(scores: dict[str, float]) -> str:

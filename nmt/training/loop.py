@@ -57,6 +57,7 @@ def train(
     world: World,
     monitor: Monitor,
     identity: Mapping[str, str],
+    each_step: Callable[[], object] = bool,
 ) -> Outcome:
     """Train, from the run's newest checkpoint where there is one, to the end or an interruption.
 
@@ -64,6 +65,7 @@ def train(
         validate: scores the model; called on rank 0 alone, with the EMA weights if there are.
         run: the run directory; checkpoints, log.jsonl and tensorboard go there.
         identity: what the run is: the tokenizer's hash and the settings that must not change.
+        each_step: is called after each update, for a profiler.
 
     Raises:
         UserError: data that is not the checkpoint's, too many non-finite updates in a row, a full
@@ -81,6 +83,7 @@ def train(
             update = Update.at(epoch, state.cursor, accumulate=options.accumulate)
             rate = schedule(state.step + 1)
             learner.learn(epoch, update, seed=options.seed, step=state.step + 1, rate=rate)
+            each_step()
             state.advance(epoch, update, options.accumulate)
             state.seconds, stop = world.agree(meter.clock(), float(bool(caught)))
             meter.add(epoch, update)
