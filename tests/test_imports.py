@@ -31,10 +31,21 @@ ALLOWED = {
     "runs": {"compose", "config", "data", "models", "training", "errors", "files"},
     "translator": {"runs", "config", "decoding", "models", "data", "errors"},
     "commands": {
-        *("commands", "cli", "compose", "config", "runs", "translator", "errors", "files"),
+        *(
+            "commands",
+            "cli",
+            "completion",
+            "compose",
+            "config",
+            "runs",
+            "translator",
+            "errors",
+            "files",
+        ),
         *("data", "models", "training", "decoding", "evaluation"),
     },
-    "cli": {"config", "errors"},
+    "cli": {"config", "completion", "errors"},
+    "completion": {"cli", "presets"},
     "__main__": {"cli"},
     "__init__": {"translator"},
 }

@@ -148,7 +148,26 @@ def train_run(config: Config, run: Path, world: World) -> Outcome:
         f"({size.body:,} without embeddings), {str(precision).removeprefix('torch.')} on "
         f"{world.device}, {len(prepared.train):,} pairs"
     )
-    learner = Learner(
+    learner = make_learner(config, model, world, precision)
+    place = run / "profile" if world.first else None
+    with profiled(config.train.profile_steps, place, world.device) as each_step:
+        return train(
+            learner,
+            training_pairs(config, prepared, model),
+            schedule_of(config),
+            Validator(config, prepared),
+            run,
+            loop_options(config),
+            world=world,
+            monitor=monitor,
+            identity=runs.identity(config, prepared.tokenizers),
+            each_step=each_step,
+        )
+
+
+def make_learner(config: Config, model: Seq2Seq, world: World, precision: torch.dtype) -> Learner:
+    """The learner of a configuration; the model is on the world's device."""
+    return Learner(
         model,
         make_optimizer(
             config.optim.name.value,
@@ -169,20 +188,6 @@ def train_run(config: Config, run: Path, world: World) -> Outcome:
         ema=config.train.ema,
         compile=config.train.compile,
     )
-    place = run / "profile" if world.first else None
-    with profiled(config.train.profile_steps, place, world.device) as each_step:
-        return train(
-            learner,
-            training_pairs(config, prepared, model),
-            schedule_of(config),
-            Validator(config, prepared),
-            run,
-            loop_options(config),
-            world=world,
-            monitor=monitor,
-            identity=runs.identity(config, prepared.tokenizers),
-            each_step=each_step,
-        )
 
 
 def prepare_run(

@@ -155,15 +155,20 @@ def resume(
 
 
 def rehearse(learner: Learner, epoch: Epoch) -> None:
-    """Try the epoch's largest micro-batches, by all tokens and by target tokens, before step 1.
+    """Try the epoch's largest micro-batches before step 1.
 
     Raises:
         UserError: out of memory; names the batch's shape and the setting to change.
     """
+    for number in largest(epoch):
+        learner.rehearse(epoch.batch(epoch.plan[number]))
+
+
+def largest(epoch: Epoch) -> set[int]:
+    """Places in the plan of the largest micro-batches, by all tokens and by target tokens."""
     all_tokens = [epoch.tokens(pairs)[1] for pairs in epoch.plan]
     targets = [len(pairs) * int(epoch.target_lengths[pairs].max()) for pairs in epoch.plan]
-    for number in {int(np.argmax(all_tokens)), int(np.argmax(targets))}:
-        learner.rehearse(epoch.batch(epoch.plan[number]))
+    return {int(np.argmax(all_tokens)), int(np.argmax(targets))}
 
 
 def validated(
