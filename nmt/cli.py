@@ -307,7 +307,7 @@ def parse(name: str, argv: Sequence[str]) -> Arguments:
                 if config is not None:
                     raise UserError("--config is given twice; one file a run")
                 value = value if equals else next(rest, "")
-                if not value:
+                if not value or value.startswith("-"):
                     raise UserError("--config needs a file: --config my.yaml")
                 config = Path(value).expanduser()
             flags.add(key)

@@ -119,13 +119,13 @@ def keys(command: Command, begun: str) -> list[str]:
         inside = [key for key in leaves if key.startswith(section)]
         if begun.startswith(section):
             level = begun.rpartition(".")[0] + "."
-            rests = [key.removeprefix(level) for key in inside if key.startswith(level)]
-            found += [
-                level + (r if (h := r.partition("."))[1] == "" else h[0] + ".") for r in rests
-            ]
+            for key in inside:
+                if key.startswith(level):
+                    here, dot, _ = key.removeprefix(level).partition(".")
+                    found.append(f"{level}{here}{dot or '='}")
         else:
             found.append(section)
-    return [word if word.endswith((".", "=")) else f"{word}=" for word in found]
+    return found
 
 
 def values(key: str, begun: str, command: Command) -> list[str]:

@@ -46,6 +46,7 @@ from nmt.presets import (
     split_file,
 )
 
+NO_EXTRA = [f"{group}=null" for group in EXTRA_GROUPS]
 LARGEST, DEEPEST = 2**18, 20
 """Bytes and levels of nesting of a stored configuration; real ones have 4 thousand and four."""
 
@@ -141,7 +142,8 @@ def _hydra(extra: list[Path], words: Sequence[str]) -> DictConfig:
         engine = Hydra.create_main_hydra2(task_name="nmt", config_search_path=search_path)
         composed = engine.compose_config(
             config_name="config",
-            overrides=list(words),
+            # Hydra has no group=null; to leave a group out is another word
+            overrides=[f"~{w[:-5]}" if w in NO_EXTRA else w for w in words],
             run_mode=RunMode.RUN,
             with_log_configuration=False,
         )
