@@ -101,6 +101,25 @@ COMMANDS = {
         },
         positional=("run",),
     ),
+    "find-batch": Command(
+        summary="the largest micro-batch that fits the device, and how fast each size is",
+        usage="nmt find-batch [memory=GIB] [most=TOKENS] [the words of nmt train]",
+        examples=(
+            "nmt find-batch model=transformer_base train.precision=bf16",
+            "nmt find-batch experiment=multi30k_lstm data.root=corpora memory=8",
+        ),
+        own={
+            "memory": "GiB it may take; default what is free. A tenth of it stays unused",
+            "most": "largest size to try; default 65536 on a CPU, all that fits on a GPU",
+            "run": "a run, whose configuration is then meant",
+            "train.init_from": "a run whose tokenizer the new one will have",
+            "data.root": "the folder in which corpus files lie",
+            "data.cache": "the folder for prepared data",
+        },
+        words=(*_EVERYTHING, *(f"{g}.*" for g in _EVERYTHING), "experiment", "debug", "seed"),
+        flags={"--config": "FILE: a preset of your own; typed keys win over it"},
+        positional=("run",),
+    ),
     "evaluate": Command(
         summary="score a run, or a file of translations, against references",
         usage="nmt evaluate run=RUN [split=test] | hypotheses=FILE references=FILE[,FILE …]",
@@ -233,6 +252,16 @@ COMMANDS = {
         },
         positional=("folder",),
     ),
+    "completion": Command(
+        summary="teach your shell to complete commands, keys, presets and paths",
+        usage="nmt completion bash|zsh|fish",
+        examples=(
+            "source <(nmt completion bash)            # zsh alike; put it into ~/.bashrc",
+            "nmt completion fish > ~/.config/fish/completions/nmt.fish",
+        ),
+        own={"shell": "bash (default), zsh or fish"},
+        positional=("shell",),
+    ),
 }
 
 
@@ -319,7 +348,12 @@ def parse(name: str, argv: Sequence[str]) -> Arguments:
             if key not in command.flags:
                 _unknown(key, [*command.flags, "--help"], f"nmt {name} has no flag")
             if key == "--config":
-                config = Path(value if equals else next(rest, ""))
+                if config is not None:
+                    raise UserError("--config is given twice; one file a run")
+                value = value if equals else next(rest, "")
+                if not value or value.startswith("-"):
+                    raise UserError("--config needs a file: --config my.yaml")
+                config = Path(value).expanduser()
             flags.add(key)
         elif not equals and not token.startswith(("+", "~")):
             bare.append(token)
@@ -377,6 +411,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"nmt {__version__}")
         return 0
+    if typed[0] == "__complete":  # asked by the shell, at every Tab
+        from nmt.completion import complete
+
+        print("\n".join(complete(typed[1:])))
+        return 0
     try:
         name = typed[0]
         if name not in COMMANDS:
@@ -385,7 +424,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(command_help(name))
             return 0
         arguments = parse(name, typed[1:])
-        module = importlib.import_module(f"nmt.commands.{name}")
+        module = importlib.import_module(f"nmt.commands.{name.replace('-', '_')}")
         status = module.main(arguments)
         assert isinstance(status, int)
         return status

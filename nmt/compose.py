@@ -7,10 +7,8 @@ sees them, so that an unknown key or value is answered with the nearest real one
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import tempfile
-import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
@@ -29,87 +27,31 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from nmt.config import (
-    FORMAT,
-    AttentionConfig,
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    SearchConfig,
-    TokenizerConfig,
-    TrainConfig,
-    resource,
-)
+from nmt.config import FORMAT, Config, resource
 from nmt.errors import UserError
 from nmt.files import read_file, replace_file
+from nmt.presets import (
+    EXTRA_GROUPS,
+    GROUPS,
+    LABELS,
+    NAME,
+    check_sections,
+    config_folders,
+    enum_of,
+    explained,
+    keys,
+    nearest,
+    options,
+    preset_file,
+    split_file,
+)
 
-GROUPS: dict[str, type] = {
-    "data": DataConfig,
-    "tokenizer": TokenizerConfig,
-    "model": ModelConfig,
-    "attention": AttentionConfig,
-    "optim": OptimConfig,
-    "train": TrainConfig,
-    "search": SearchConfig,
-}
-"""Groups that are also sections of the configuration."""
-
+NO_EXTRA = [f"{group}=null" for group in EXTRA_GROUPS]
 LARGEST, DEEPEST = 2**18, 20
 """Bytes and levels of nesting of a stored configuration; real ones have 4 thousand and four."""
 
-EXTRA_GROUPS = ("experiment", "debug")
-"""Groups whose files set keys of any section."""
-
 
 # --- what may be typed ---------------------------------------------------------------------------
-
-
-def keys(schema: type = Config, prefix: str = "") -> dict[str, Any]:
-    """Every dotted key of a schema with its type: ``{"model.width": int, …}``."""
-    found: dict[str, Any] = {}
-    hints = typing.get_type_hints(schema)
-    for entry in dataclasses.fields(schema):
-        kind = hints[entry.name]
-        if dataclasses.is_dataclass(kind):
-            assert isinstance(kind, type)
-            found |= keys(kind, f"{prefix}{entry.name}.")
-        else:
-            found[prefix + entry.name] = kind
-    return found
-
-
-def config_folders() -> list[Path]:
-    """Where presets are looked for: ``configs/`` of the working directory, then the built-in."""
-    built_in = resource("configs")
-    own = Path.cwd() / "configs"
-    return [own, built_in] if own.is_dir() and own.resolve() != built_in.resolve() else [built_in]
-
-
-def options(group: str) -> list[str]:
-    """Names that may be chosen in a group, sorted."""
-    return sorted({f.stem for folder in config_folders() for f in (folder / group).glob("*.yaml")})
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """``; did you mean …?`` with the closest of ``known``, or the first dozen of them."""
-    names = list(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    # A bare leaf name: offer the full key that ends in it.
-    full = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
-    if full:
-        return f"; did you mean {full[0]!r}?"
-    return f"; known: {', '.join(names[:12])}{' …' if len(names) > 12 else ''}"
-
-
-def _enum_of(kind: Any) -> type[Enum] | None:
-    candidates = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    for candidate in candidates:
-        if isinstance(candidate, type) and issubclass(candidate, Enum):
-            return candidate
-    return None
 
 
 def check_words(words: Sequence[str], allowed: Iterable[str] | None = None) -> None:
@@ -138,7 +80,12 @@ def check_words(words: Sequence[str], allowed: Iterable[str] | None = None) -> N
         if key in groups:
             if plain not in options(key) and plain != "null" and "," not in plain:
                 raise UserError(f"{key}={plain}: no such preset{nearest(plain, options(key))}")
-        elif (enum := _enum_of(leaves.get(key))) and plain != "null":
+            if not NAME.fullmatch(plain) and "," not in plain:
+                raise UserError(
+                    f"{key}={plain}: rename the preset: letters without accents, digits, '_', '-' "
+                    "and '.', a letter first"
+                )
+        elif (enum := enum_of(leaves.get(key))) and plain != "null":
             names = [member.value for member in enum]
             if plain not in names and "," not in plain:
                 raise UserError(f"{key}={plain}: no such value{nearest(plain, names)}")
@@ -162,7 +109,8 @@ def compose(
     Args:
         words: Hydra overrides, checked here.
         file: the user's own preset (``--config FILE``): sections with keys, and ``group: name`` or
-            ``defaults: [override /group: name]`` for choices. Typed words win over it.
+            ``defaults: [group: name]`` for choices; or the ``config.yaml`` of a run. It wins over
+            an experiment, typed words win over it.
         verbatim: dotted keys with values that Hydra's grammar must not read, such as paths.
 
     Raises:
@@ -172,7 +120,7 @@ def compose(
     with tempfile.TemporaryDirectory() as folder:
         extra = []
         if file is not None:
-            words = [f"experiment={_as_experiment(file, Path(folder))}", *words]
+            words = [*_own_file(file, words, Path(folder)), *words]
             extra = [Path(folder)]
         config = to_config(_hydra(extra, words))
     return with_values(config, verbatim) if verbatim else config
@@ -181,6 +129,11 @@ def compose(
 def _hydra(extra: list[Path], words: Sequence[str]) -> DictConfig:
     _register()
     built_in, *own = reversed([*extra, *config_folders()])
+    if any((folder / "config.yaml").exists() for folder in own):
+        raise UserError(
+            "configs/config.yaml would take the place of what every run starts from: presets lie "
+            "in configs/GROUP/NAME.yaml; to use one whole file, --config FILE"
+        )
     search_path = hydra_utils.create_config_search_path(str(built_in))
     for folder in own:
         search_path.prepend(provider="user", path=f"file://{folder}", anchor="main")
@@ -189,58 +142,70 @@ def _hydra(extra: list[Path], words: Sequence[str]) -> DictConfig:
         engine = Hydra.create_main_hydra2(task_name="nmt", config_search_path=search_path)
         composed = engine.compose_config(
             config_name="config",
-            overrides=list(words),
+            # Hydra has no group=null; to leave a group out is another word
+            overrides=[f"~{w[:-5]}" if w in NO_EXTRA else w for w in words],
             run_mode=RunMode.RUN,
             with_log_configuration=False,
         )
+        chosen = composed.hydra.runtime.choices
         with open_dict(composed):
             del composed["hydra"]
+        _label(composed, chosen)
         return composed
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_one_line(error)) from error
+    except RecursionError as error:
+        raise UserError(
+            "a preset extends itself: one that extends a built-in preset needs another name"
+        ) from error
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise UserError(explained(_one_line(error))) from error
     finally:
         GlobalHydra.instance().clear()
 
 
-def _as_experiment(file: Path, folder: Path) -> str:
-    """Write the user's file as an experiment preset into ``folder``; its name."""
+def _label(tree: DictConfig, chosen: Mapping[str, str | None]) -> None:
+    """Call a section by the user's own preset, not by the built-in one that this extends."""
+    for group, label in LABELS.items():
+        name = next((name for key, name in chosen.items() if key.partition("@")[0] == group), None)
+        file = preset_file(f"{group}/{name}")
+        if file is None or file.is_relative_to(resource("configs")):
+            continue
+        if label not in OmegaConf.load(file) and tree[group][label] in options(group):
+            tree[group][label] = name
+
+
+def _own_file(file: Path, words: Sequence[str], folder: Path) -> list[str]:
+    """Words that stand for the user's file, whose keys are written as a preset into ``folder``.
+
+    Raises:
+        UserError: it cannot be read, or holds unknown keys or values of the wrong type.
+    """
     try:
         content = OmegaConf.to_container(OmegaConf.load(file))
     except FileNotFoundError as error:
         raise UserError(f"--config {file}: no such file") from error
+    except OSError as error:
+        raise UserError(f"--config {file}: {error.strerror}") from error
     except Exception as error:  # PyYAML and OmegaConf raise a dozen kinds
         raise UserError(f"--config {file}: {_one_line(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"--config {file}: expected sections such as 'model:' and 'train:'")
-    chosen = {k: v for k, v in content.items() if k in GROUPS and isinstance(v, str)}
+    typed = {word.lstrip("+~").partition("=")[0] for word in words}
+    chosen, sections = split_file(content, file)
+    if clash := sorted(typed & {*GROUPS, "experiment"}) if "format" in content else []:
+        raise UserError(
+            f"{file} is a whole configuration, of which {clash[0]}= would change nothing: type "
+            f"keys such as model.dropout=0.2, or take out its section {clash[0]}"
+        )
     check_words([f"{group}={name}" for group, name in chosen.items()])
-    rest = {k: v for k, v in content.items() if k not in chosen and k != "defaults"}
-    _check_file(rest, file)
-    defaults = [{f"override /{group}": name} for group, name in chosen.items()]
-    defaults += content.get("defaults") or []
-    name = f"from_{file.stem}"
-    (folder / "experiment").mkdir()
-    OmegaConf.save({"defaults": [*defaults, "_self_"], **rest}, folder / "body.yaml")
-    body = (folder / "body.yaml").read_text(encoding="utf-8")
-    target = folder / "experiment" / f"{name}.yaml"
-    target.write_text(f"# @package _global_\n{body}", encoding="utf-8")
-    return name
-
-
-def _check_file(content: dict[Any, Any], file: Path) -> None:
-    leaves = keys()
-
-    def walk(node: dict[Any, Any], prefix: str) -> None:
-        for name, value in node.items():
-            key = f"{prefix}{name}"
-            if key in leaves:
-                continue
-            if isinstance(value, dict) and any(leaf.startswith(f"{key}.") for leaf in leaves):
-                walk(value, f"{key}.")
-                continue
-            raise UserError(f"{file}: unknown key {key!r}{nearest(key, leaves)}")
-
-    walk(content, "")
+    check_sections(sections, file)
+    try:
+        OmegaConf.merge(OmegaConf.structured(Config), sections)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{file}: {error.full_key}: {_one_line(error, keyed=False)}") from error
+    (folder / "own").mkdir()
+    text = OmegaConf.to_yaml(OmegaConf.create(sections))
+    (folder / "own" / "file.yaml").write_text(f"# @package _global_\n{text}", encoding="utf-8")
+    return ["own=file", *(f"{k}={v}" for k, v in chosen.items() if k not in typed)]
 
 
 def to_config(node: Any) -> Config:
@@ -289,12 +254,7 @@ def with_words(config: Config, words: Sequence[str]) -> Config:
         if key in lists and not isinstance(value, list):
             raise UserError(f"{key} is a list, and lists have brackets: {key}=[{value}]")
         if key in GROUPS:
-            folder = next(f for f in config_folders() if (f / key / f"{value}.yaml").exists())
-            preset = OmegaConf.load(folder / key / f"{value}.yaml")
-            assert isinstance(preset, DictConfig)
-            preset.pop("defaults", None)
-            base = OmegaConf.create(_plain(GROUPS[key]()))
-            tree[key] = OmegaConf.merge(base, preset)
+            tree[key] = plain(compose([f"{key}={value}"]))[key]
         else:
             OmegaConf.update(tree, key, value)
     return to_config(tree)
@@ -308,11 +268,12 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     return to_config(tree)
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException, *, keyed: bool = True) -> str:
     """The telling lines of a Hydra, OmegaConf or YAML error as one line."""
     inner = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
     lines = [line.strip() for line in str(inner).splitlines()]
-    text = [line for line in lines if line and not line.startswith(("object_type", "reference_"))]
+    noise = ("object_type", "reference_", *([] if keyed else ["full_key"]))
+    text = [line for line in lines if line and not line.startswith(noise)]
     return " ".join(text) or type(error).__name__
 
 
@@ -383,7 +344,7 @@ def load(path: Path) -> Config:
     number = content.pop("format")
     if number != FORMAT:
         raise UserError(f"{path}: format {number}, this nmt reads format {FORMAT}; update nmt")
-    _check_file(content, path)
+    check_sections(content, path)
     return to_config(_escaped(content))
 
 

@@ -500,6 +500,10 @@ class TrainConfig:
     average: int = 0
     """Mean of the last N validated checkpoints, made at the end; 0 is off."""
     log_every: int = 20
+    overfit: int = 0
+    """Learn the first so many pairs by heart, and validate on them too; 0 is off."""
+    profile_steps: int = 0
+    """Updates whose operators are timed and traced into RUN/profile; 0 is off."""
 
     def __post_init__(self) -> None:
         _at_least(1, "train", self, "max_steps", "max_epochs", "accumulate", "pool", "batch_tokens")
@@ -507,7 +511,7 @@ class TrainConfig:
         _at_least(1, "train", self, "log_every", "threads")
         _at_most(100_000, "train", self, "accumulate")
         _at_most(1_024, "train", self, "threads")
-        _at_least(0, "train", self, "average", "validate_sentences")
+        _at_least(0, "train", self, "average", "validate_sentences", "overfit", "profile_steps")
         _at_least(0, "train", self, "guided_alignment", "coverage_loss")
         _above(0, "train", self, "max_minutes")
         _rate("train", self, "label_smoothing", "ema")

@@ -48,6 +48,7 @@ MAY_CHANGE = (
     "train.validate_every",
     "train.keep_best",
     "train.keep_last",
+    "train.profile_steps",
     "data.root",
     "data.cache",
 )

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,8 +31,11 @@ from nmt.training.loop import Outcome, train
 from nmt.training.loss import CrossLosses
 from nmt.training.monitor import Monitor
 from nmt.training.optim import Schedule, make_optimizer, make_schedule
+from nmt.training.profiler import profiled
 from nmt.training.state import LoopOptions
 
+BY_HEART = 0.05
+"""Nats a target token at which pairs count as learnt by heart: e^-0.05 = 95 % for each token."""
 INTERRUPTED = 130
 """Exit status after SIGINT or SIGTERM: stopped, saved, and the same command goes on."""
 
@@ -46,7 +50,8 @@ def main(arguments: Arguments) -> int:
             return 0
         world = world.on(config.train.device.value)
         with runs.owned(run) if world.first else nullcontext():
-            return report(train_run(config, run, world), run, world)
+            outcome = train_run(config, run, world)
+            return report(outcome, run, world) or by_heart(outcome, config, world)
 
 
 def checked(arguments: Arguments) -> tuple[Config, Path]:
@@ -72,12 +77,13 @@ def settle(arguments: Arguments) -> tuple[Config, Path]:
         if (run / "config.yaml").exists():
             return compose.with_values(compose.load(run / "config.yaml"), verbatim), run
     typed = compose.compose(arguments.words, arguments.config, verbatim)
+    named, typed = named or typed.run, replace(typed, run=None)  # --config FILE may name the run
     run = Path(named) if named else runs.default_run(typed, arguments.words, arguments.config)
-    if not begun(run):
-        return begin.inherited(typed, arguments.words) if typed.train.init_from else typed, run
     words = [*arguments.words, *(f"{key}={value}" for key, value in verbatim.items())]
     if arguments.config is not None:
         words.append(f"experiment={arguments.config}")
+    if not begun(run):
+        return begin.inherited(typed, words) if typed.train.init_from else typed, run
     return runs.taken_up(compose.load(run / "config.yaml"), typed, words, run), run
 
 
@@ -130,6 +136,8 @@ def trained(config: Config, run: Path, world: World, monitor: Monitor) -> Outcom
         for text in runs.costs(compose.load(run / "config.yaml"), config):
             monitor.message(text)
     prepared = prepare_run(config, run, world, monitor, fresh=fresh)
+    if config.train.overfit:
+        prepared = prepared.by_heart(config.train.overfit)
     torch.manual_seed(config.seed)
     model = runs.empty_model(config, prepared.tokenizers)
     if config.train.init_from and fresh and world.first:  # the others get them from this process
@@ -145,7 +153,26 @@ def trained(config: Config, run: Path, world: World, monitor: Monitor) -> Outcom
         f"({size.body:,} without embeddings), {str(precision).removeprefix('torch.')} on "
         f"{world.device}, {len(prepared.train):,} pairs"
     )
-    learner = Learner(
+    learner = make_learner(config, model, world, precision)
+    place = run / "profile" if world.first else None
+    with profiled(config.train.profile_steps, place, world.device) as each_step:
+        return train(
+            learner,
+            training_pairs(config, prepared, model),
+            schedule_of(config),
+            Validator(config, prepared),
+            run,
+            loop_options(config),
+            world=world,
+            monitor=monitor,
+            identity=runs.identity(config, prepared.tokenizers),
+            each_step=each_step,
+        )
+
+
+def make_learner(config: Config, model: Seq2Seq, world: World, precision: torch.dtype) -> Learner:
+    """The learner of a configuration; the model is on the world's device."""
+    return Learner(
         model,
         make_optimizer(
             config.optim.name.value,
@@ -165,17 +192,6 @@ def trained(config: Config, run: Path, world: World, monitor: Monitor) -> Outcom
         precision=precision,
         ema=config.train.ema,
         compile=config.train.compile,
-    )
-    return train(
-        learner,
-        training_pairs(config, prepared, model),
-        schedule_of(config),
-        Validator(config, prepared),
-        run,
-        loop_options(config),
-        world=world,
-        monitor=monitor,
-        identity=runs.identity(config, prepared.tokenizers),
     )
 
 
@@ -307,6 +323,23 @@ def report(outcome: Outcome, run: Path, world: World) -> int:
     print(f"finished at step {outcome.step} ({outcome.reason}){best}", file=sys.stderr)
     print(f"Next: nmt evaluate run={run}", file=sys.stderr)
     return 0
+
+
+def by_heart(outcome: Outcome, config: Config, world: World) -> int:
+    """Say whether the pairs of train.overfit were learnt; 1 where they were not."""
+    if not config.train.overfit or not world.first or outcome.best is None:
+        return 0
+    loss = outcome.best.scores["loss"]
+    said = f"{loss:.4f} nats a target token on the {config.train.overfit} pairs it was trained on"
+    if loss <= BY_HEART:
+        print(f"learnt by heart: {said}", file=sys.stderr)
+        return 0
+    print(
+        f"NOT learnt by heart: {said}, and {BY_HEART} was to be reached: more train.max_steps or "
+        "another optim.learning_rate, or there is a fault in the data, the model or the loss",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _scores(scores: dict[str, float]) -> str:

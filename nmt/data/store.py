@@ -37,6 +37,10 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def first(self, rows: int) -> Ragged:
+        """The first rows, or all where there are no more."""
+        return Ragged(self.values, self.offsets[: rows + 1], self.lengths[:rows])
+
     def __getitem__(self, row: int) -> np.ndarray:
         row = range(len(self))[row]
         return self.values[self.offsets[row] : self.offsets[row + 1]]
@@ -53,6 +57,11 @@ class Store:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def first(self, rows: int) -> Store:
+        """The first rows, or all where there are no more."""
+        texts = (text[:rows] for text in (self._source_text, self._target_text))
+        return Store(self.source.first(rows), self.target.first(rows), *texts)
 
     def source_text(self, row: int) -> str:
         return str(self._source_text[row])

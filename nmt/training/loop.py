@@ -57,6 +57,7 @@ def train(
     world: World,
     monitor: Monitor,
     identity: Mapping[str, str],
+    each_step: Callable[[], object] = bool,
 ) -> Outcome:
     """Train, from the run's newest checkpoint where there is one, to the end or an interruption.
 
@@ -64,6 +65,7 @@ def train(
         validate: scores the model; called on rank 0 alone, with the EMA weights if there are.
         run: the run directory; checkpoints, log.jsonl and tensorboard go there.
         identity: what the run is: the tokenizer's hash and the settings that must not change.
+        each_step: is called after each update, for a profiler.
 
     Raises:
         UserError: data that is not the checkpoint's, too many non-finite updates in a row, a full
@@ -81,6 +83,7 @@ def train(
             update = Update.at(epoch, state.cursor, accumulate=options.accumulate)
             rate = schedule(state.step + 1)
             learner.learn(epoch, update, seed=options.seed, step=state.step + 1, rate=rate)
+            each_step()
             state.advance(epoch, update, options.accumulate)
             state.seconds, stop = world.agree(meter.clock(), float(bool(caught)))
             meter.add(epoch, update)
@@ -153,15 +156,20 @@ def resume(
 
 
 def rehearse(learner: Learner, epoch: Epoch) -> None:
-    """Try the epoch's largest micro-batches, by all tokens and by target tokens, before step 1.
+    """Try the epoch's largest micro-batches before step 1.
 
     Raises:
         UserError: out of memory; names the batch's shape and the setting to change.
     """
+    for number in largest(epoch):
+        learner.rehearse(epoch.batch(epoch.plan[number]))
+
+
+def largest(epoch: Epoch) -> set[int]:
+    """Places in the plan of the largest micro-batches, by all tokens and by target tokens."""
     all_tokens = [epoch.tokens(pairs)[1] for pairs in epoch.plan]
     targets = [len(pairs) * int(epoch.target_lengths[pairs].max()) for pairs in epoch.plan]
-    for number in {int(np.argmax(all_tokens)), int(np.argmax(targets))}:
-        learner.rehearse(epoch.batch(epoch.plan[number]))
+    return {int(np.argmax(all_tokens)), int(np.argmax(targets))}
 
 
 def validated(

@@ -1,0 +1,116 @@
+"""What a Tab offers, by the entry that the shells call, and through a real bash."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nmt import cli
+from nmt.completion import SCRIPTS, complete
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "first run").mkdir(parents=True)
+    (tmp_path / "runs" / "second").mkdir()
+    (tmp_path / "configs" / "model").mkdir(parents=True)
+    (tmp_path / "configs" / "model" / "mine.yaml").write_text("width: 1\n")
+    (tmp_path / "my.yaml").write_text("seed: 1\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["tr"], ["train", "translate"]),
+        (["find"], ["find-batch"]),
+        (["--v"], ["--version"]),
+        (["nonsense", ""], []),
+        (["train", "see"], ["seed="]),
+        (["train", "mod"], ["model.", "model="]),
+        (["train", "model.enc"], ["model.encoder_layers="]),
+        (["train", "data.f"], ["data.filters."]),
+        (["train", "data.filters.max_w"], ["data.filters.max_words="]),
+        (["train", "model=m"], ["model=mine"]),
+        (["train", "model=lstm"], ["model=lstm", "model=lstm_small"]),
+        (["train", "-m", "attention=none,luong_d"], ["attention=none,luong_dot"]),
+        (["train", "optim.schedule=c"], ["optim.schedule=constant", "optim.schedule=cosine"]),
+        (["train", "attention.feeding="], ["attention.feeding=false", "attention.feeding=true"]),
+        (["train", "train.compile=t"], ["train.compile=true"]),
+        (["train", "--d"], ["--dry-run"]),
+        (["train", "--config", "m"], ["my.yaml"]),
+        (["train", "--config=m"], ["--config=my.yaml"]),
+        (["translate", "run=runs/"], ["run=runs/first run/", "run=runs/second/"]),
+        (["translate", "run=nowhere/"], []),
+        (["evaluate", "ru"], ["run=", "runs/"]),
+        (["evaluate", "split=t"], ["split=test", "split=train"]),
+        (["completion", "z"], ["zsh"]),
+        (["train", "seed="], []),
+        (["score", "mod"], []),  # no key of this command
+    ],
+)
+def test_what_is_offered(here: Path, typed: list[str], offered: list[str]) -> None:
+    assert complete(typed) == offered
+
+
+def test_everything_offered_can_be_typed(here: Path) -> None:
+    for name in cli.COMMANDS:
+        for word in complete([name, ""]):
+            if word.endswith("="):
+                cli.parse(name, [f"{word}1"])
+
+
+def test_the_entry_is_light() -> None:
+    code = (
+        "import sys; from nmt.cli import main; main(['__complete', 'train', 'model=lst']);"
+        "print({'torch', 'hydra', 'omegaconf', 'numpy', 'yaml'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "model=lstm\nmodel=lstm_small\nset()\n", done.stderr
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_bash(here: Path, tmp_path: Path) -> None:
+    """The script that is printed, in a real bash, which fills in only what follows a ``=``."""
+    program = tmp_path / "nmt"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m nmt "$@"\n')
+    program.chmod(0o755)
+    lines = {
+        "nmt trai": ["train"],
+        "nmt train model=mi": ["mine"],
+        "nmt translate run=runs/": [r"runs/first\ run/", "runs/second/"],
+    }
+    (tmp_path / "script").write_text(SCRIPTS["bash"])
+    calls = "".join(
+        f'COMP_LINE="{line}"; COMP_POINT={len(line)}; _nmt;'
+        ' printf "%s|" "${COMPREPLY[@]}"; echo\n'
+        for line in lines
+    )
+    text = f"export PATH={tmp_path}:$PATH; . ./script; {calls} complete -p nmt"
+    env = {"PYTHONPATH": str(Path(cli.__file__).parents[1]), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(["bash", "-c", text], cwd=here, env=env, capture_output=True, text=True)
+    *found, registered = done.stdout.splitlines()
+    assert [line.split("|")[:-1] for line in found] == list(lines.values()), done.stderr
+    assert registered == "complete -F _nmt nmt"
+
+
+def test_the_scripts(capsys: pytest.CaptureFixture[str]) -> None:
+    """zsh and fish are rarely installed; that blocks and quotes are closed is what can be held."""
+    for shell, script in SCRIPTS.items():
+        assert cli.main(["completion", shell]) == 0
+        assert capsys.readouterr().out == f"{script.strip()}\n"
+        assert "__complete" in script
+        code = "\n".join(li for li in script.splitlines() if not li.strip().startswith("#"))
+        for opening, closing in ("()", "[]", "{}"):
+            assert code.count(opening) == code.count(closing), shell
+        assert code.count('"') % 2 == 0
+        if shutil.which(shell):
+            done = subprocess.run([shell, "-n"], input=script, capture_output=True, text=True)
+            assert (done.returncode, done.stderr) == (0, "")
+    assert cli.main(["completion", "powershell"]) == 1
+    assert "shell=powershell" in capsys.readouterr().err
