@@ -31,7 +31,8 @@ ALLOWED = {
     "runs": {"compose", "config", "data", "models", "training", "errors", "files"},
     "translator": {"runs", "config", "decoding", "models", "data", "errors"},
     "commands": {
-        *("commands", "cli", "compose", "multirun", "config", "runs", "translator", "errors", "files"),
+        *("commands", "cli", "compose", "config", "runs", "translator", "errors", "files"),
+        "multirun",
         *("data", "models", "training", "decoding", "evaluation"),
     },
     "cli": {"config", "errors"},

@@ -87,7 +87,7 @@ def _name(values: Mapping[str, str]) -> tuple[str, bool]:
         plain = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("_")
         if re.fullmatch(r"-?\d*\.\d{6,}(e-?\d+)?", plain):
             plain = f"{float(plain):.4g}"
-        whole = whole and plain == text
+        whole = whole and plain == text != ""
         bare = keys[key]
         if bare == "seed":
             parts.append(f"s{plain}")
@@ -152,9 +152,10 @@ class Records:
     def read(self) -> dict[str, dict[str, Any]]:
         """Records by folder."""
         content = runs.read_json(self.path, {"jobs": {}})
-        if not isinstance(content, dict) or not isinstance(content.get("jobs"), dict):
+        jobs = content.get("jobs") if isinstance(content, dict) else None
+        if not isinstance(jobs, dict):
             raise DamagedError(f"{self.path} is no record of a sweep; move it away")
-        return content["jobs"]
+        return jobs
 
     def update(self, news: Mapping[str, Mapping[str, Any]]) -> None:
         """Set entries of some jobs' records; the file is replaced atomically."""

@@ -235,7 +235,7 @@ def default_folder(plan: multirun.Plan, verbatim: Mapping[str, str], config: Pat
     if config is not None:
         fixed.append(config.read_text(encoding="utf-8"))
     if plan.sweeper == "optuna":
-        fixed += ["optuna", *sorted(plan.words[key].input_line for key in plan.swept)]
+        fixed += ["optuna", *(str(plan.words[key].input_line) for key in sorted(plan.swept))]
     keys = [key.lstrip("+~").rpartition(".")[2] for key in plan.swept]
     name = "-".join(["sweep", *keys])[:100]
     return Path("runs") / (f"{name}-{hash_of(fixed)}" if fixed else name)
@@ -254,7 +254,7 @@ def best_of(records: Mapping[str, Mapping[str, Any]]) -> str:
 def table(records: Mapping[str, Mapping[str, Any]]) -> str:
     """All jobs of a sweep's folder: folder, swept values, state, best score, minutes."""
     keys = list(dict.fromkeys(key for record in records.values() for key in record["values"]))
-    metrics = {record["metric"] for record in records.values() if "metric" in record}
+    metrics = {str(record["metric"]) for record in records.values() if "metric" in record}
     rows = [["folder", *keys, "state", "/".join(sorted(metrics)) or "score", "minutes"]]
     for name, record in sorted(records.items(), key=lambda item: item[1]["number"]):
         values = [record["values"].get(key, "") for key in keys]

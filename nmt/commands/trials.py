@@ -136,7 +136,7 @@ def ask(study: optuna.Study, space: dict[str, BaseDistribution]) -> optuna.Trial
 def dry_run(sweep: Sweep, metric: str) -> str:
     """The search space and how far the study is; writes nothing."""
     rows = [["key", "searched"]]
-    rows += [[key, sweep.plan.words[key].input_line] for key in sweep.plan.swept]
+    rows += [[key, str(sweep.plan.words[key].input_line)] for key in sweep.plan.swept]
     records = sweep.records.read() if sweep.folder.exists() else {}
     done = sum(record["state"] == "finished" for record in records.values())
     options = sweep.plan.options
