@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from nmt import compose, multirun, runs
+from nmt import compose, multirun
 from nmt.cli import Arguments
 from nmt.commands import train
 from nmt.commands.jobs import (
@@ -29,6 +29,7 @@ from nmt.commands.jobs import (
     stoppable,
 )
 from nmt.errors import UserError, one_line
+from nmt.files import locked
 from nmt.models.build import build_model, count_parameters
 from nmt.training.index import LOWER_IS_BETTER
 
@@ -76,6 +77,7 @@ class Sweep:
         self.plan = plan
         self.folder = Path(named) if named else default_folder(plan, own, arguments.config)
         self.records = Records(self.folder)
+        self.seen: dict[str, None] = {}  # names of this command's jobs, in order
         typed = [*arguments.words, *(f"{key}={value}" for key, value in arguments.own.items())]
         typed += [f"run={self.folder}"] * (named is None)
         typed += ["--config", str(arguments.config)] * (arguments.config is not None)
@@ -187,11 +189,17 @@ class Sweep:
                 entry |= {"state": known["state"], "reason": known["reason"]}
             news[job.run.name] = {"values": job.values, **entry}
         self.records.update(news)
+        self.seen |= dict.fromkeys(news)
         return {name: entry["state"] for name, entry in news.items()}
 
     def run(self, body: Callable[[], None]) -> int:
         """Own the folder while jobs are trained, show all of them at the end; the exit status."""
-        with runs.owned(self.folder), stoppable(stop_file(self.folder)):
+
+        def refuse() -> None:
+            raise UserError(f"another process is at the sweep in {self.folder}")
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / ".lock", refuse), stoppable(stop_file(self.folder)):
             try:
                 body()
                 stopped = self.stopped
@@ -199,16 +207,19 @@ class Sweep:
                 stopped = True
             records = self.records.read()
         print(table(records))
-        failed = {n: r for n, r in records.items() if r["state"] in ("failed", "running")}
-        for name, record in failed.items():
-            say(f"{name} {record['state']}: {record['reason']}")
+        ours = {name: records[name] for name in self.seen}
+        failed = [name for name, r in ours.items() if r["state"] in ("failed", "running")]
+        for name, record in ours.items():
+            if name in failed or record["state"] == "impossible":
+                say(f"{name} {record['state']}: {record['reason']}")
         if stopped:
             say(f"interrupted; everything is saved. Go on with: {self.command}")
             return train.INTERRUPTED
         if failed:
-            say(f"{len(failed)} of {len(records)} jobs are not finished. Again: {self.command}")
+            say(f"{len(failed)} of {len(ours)} jobs are not finished. Again: {self.command}")
             return 1
-        say(f"Next: nmt evaluate run={self.folder / best_of(records)}")
+        if best := best_of(records):
+            say(f"Next: nmt evaluate run={self.folder / best}")
         return 0
 
 
@@ -242,13 +253,13 @@ def default_folder(plan: multirun.Plan, verbatim: Mapping[str, str], config: Pat
 
 
 def best_of(records: Mapping[str, Mapping[str, Any]]) -> str:
-    """The job with the best score."""
-
-    def rank(name: str) -> tuple[bool, float]:
-        score, metric = records[name].get("score"), records[name].get("metric")
-        return score is None, (score or 0.0) * (1 if metric in LOWER_IS_BETTER else -1)
-
-    return min(records, key=rank)
+    """The job with the best score; empty where none has one, or they are of several metrics."""
+    scored = {name: r for name, r in records.items() if r.get("score") is not None}
+    metrics = {str(record["metric"]) for record in scored.values()}
+    if len(metrics) != 1:
+        return ""
+    choose = min if metrics <= LOWER_IS_BETTER else max
+    return str(choose(scored, key=lambda name: float(scored[name]["score"])))
 
 
 def table(records: Mapping[str, Mapping[str, Any]]) -> str:
