@@ -8,6 +8,7 @@ composed of, `compose` says, as for a single run. Nothing is written and no dire
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nmt import compose
@@ -63,7 +64,7 @@ class OptunaSettings:
     """
 
     defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}])
-    sampler: Any = None
+    sampler: SamplerSettings = MISSING
     n_trials: int = 20
     """Of the study in all, over all resumes."""
     n_jobs: int = 1
@@ -132,8 +133,13 @@ class Plan:
         return [dict(zip(self.swept, chosen, strict=True)) for chosen in itertools.product(*values)]
 
     def space(self) -> dict[str, BaseDistribution]:
-        """The swept keys as optuna's distributions, whose choices are texts of Hydra's grammar."""
-        return {key: _distribution(self.words[key]) for key in self.swept}
+        """The swept keys as optuna's distributions, whose choices are texts of Hydra's grammar.
+
+        An interval of a key that takes whole numbers is one of whole numbers.
+        """
+        kinds = compose.keys()
+        whole = {key for key in self.swept if kinds.get(key.lstrip("+")) in (int, int | None)}
+        return {key: _distribution(self.words[key], whole=key in whole) for key in self.swept}
 
     def at_once(self, jobs: int) -> int:
         """How many of so many jobs run together on this machine."""
@@ -239,7 +245,7 @@ def _engine() -> Hydra:
     return engine
 
 
-def _distribution(word: Override) -> BaseDistribution:
+def _distribution(word: Override, *, whole: bool) -> BaseDistribution:
     """Hydra's interval, range or choice as optuna's distribution."""
     from optuna.distributions import (
         CategoricalDistribution,
@@ -252,9 +258,10 @@ def _distribution(word: Override) -> BaseDistribution:
         assert value.start is not None
         assert value.end is not None
         log = "log" in value.tags
-        if isinstance(value.start, int) and isinstance(value.end, int):
-            return IntDistribution(value.start, value.end, log=log)
-        return FloatDistribution(float(value.start), float(value.end), log=log)
+        low, high = float(value.start), float(value.end)
+        if whole or (isinstance(value.start, int) and isinstance(value.end, int)):
+            return IntDistribution(math.ceil(low), math.floor(high), log=log)
+        return FloatDistribution(low, high, log=log)
     texts = list(word.sweep_string_iterator())
     if isinstance(value, RangeSweep) and not value.shuffle:
         numbers = [float(text) for text in texts]

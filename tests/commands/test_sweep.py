@@ -317,6 +317,19 @@ def test_joblib_shares_the_machine_among_its_jobs(monkeypatch: pytest.MonkeyPatc
 # --- studies -------------------------------------------------------------------------------------
 
 
+def test_a_search_space_is_what_hydra_means() -> None:
+    found = pytest.importorskip("optuna").distributions
+    words = ["hydra/sweeper=optuna", "seed=choice(3,4)", "optim.clip=range(0.5,2,0.5)"]
+    words += ["model.width=interval(32,64)", "optim.learning_rate=tag(log,interval(1e-4,1e-2))"]
+    assert multirun.plan([*words, "train.pool=int(interval(1,9))"]).space() == {
+        "seed": found.CategoricalDistribution(["3", "4"]),
+        "optim.clip": found.FloatDistribution(0.5, 1.5, step=0.5),  # as in Hydra, without the end
+        "model.width": found.IntDistribution(32, 64),
+        "optim.learning_rate": found.FloatDistribution(1e-4, 1e-2, log=True),
+        "train.pool": found.IntDistribution(1, 9),
+    }
+
+
 @pytest.mark.parametrize(("metric", "best"), [("loss", min), ("bleu", max)])
 def test_a_study_is_resumed_and_knows_its_direction(
     metric: str, best: Callable[..., float], fake: list[str], tmp_path: Path
