@@ -171,7 +171,8 @@ class Plan:
             launcher = Plugins.instance().instantiate_launcher(
                 hydra_context=context, task_function=_Task(work, items), config=settings
             )
-            returned = launcher.launch([[] for _ in items], initial_job_idx=0)
+            preset = list(settings.hydra.overrides.task)  # sweep=…, which may set the rest
+            returned = launcher.launch([preset for _ in items], initial_job_idx=0)
         except Exception as error:  # each launcher has its own kinds
             raise UserError(f"hydra/launcher={self.launcher}: {error}") from error
         finally:
