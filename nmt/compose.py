@@ -126,7 +126,8 @@ def compose(
     return with_values(config, verbatim) if verbatim else config
 
 
-def _hydra(extra: list[Path], words: Sequence[str]) -> DictConfig:
+def engine(extra: list[Path]) -> Hydra:
+    """Hydra, looking for presets in ``extra`` and then in `config_folders`."""
     _register()
     built_in, *own = reversed([*extra, *config_folders()])
     if any((folder / "config.yaml").exists() for folder in own):
@@ -138,9 +139,12 @@ def _hydra(extra: list[Path], words: Sequence[str]) -> DictConfig:
     for folder in own:
         search_path.prepend(provider="user", path=f"file://{folder}", anchor="main")
     GlobalHydra.instance().clear()
+    return Hydra.create_main_hydra2(task_name="nmt", config_search_path=search_path)
+
+
+def _hydra(extra: list[Path], words: Sequence[str]) -> DictConfig:
     try:
-        engine = Hydra.create_main_hydra2(task_name="nmt", config_search_path=search_path)
-        composed = engine.compose_config(
+        composed = engine(extra).compose_config(
             config_name="config",
             # Hydra has no group=null; to leave a group out is another word
             overrides=[f"~{w[:-5]}" if w in NO_EXTRA else w for w in words],

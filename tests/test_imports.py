@@ -21,6 +21,7 @@ ALLOWED = {
     "files": {"errors"},
     "presets": {"config", "errors"},
     "compose": {"config", "errors", "files", "presets"},
+    "multirun": {"compose", "errors"},
     "data": {"data", "errors", "files"},
     "data.prepare": {"data", "config", "errors", "files"},
     "models": {"models", "errors"},
@@ -31,17 +32,8 @@ ALLOWED = {
     "runs": {"compose", "config", "data", "models", "training", "errors", "files"},
     "translator": {"runs", "config", "decoding", "models", "data", "errors"},
     "commands": {
-        *(
-            "commands",
-            "cli",
-            "completion",
-            "compose",
-            "config",
-            "runs",
-            "translator",
-            "errors",
-            "files",
-        ),
+        *("commands", "cli", "completion", "compose", "config", "multirun", "runs"),
+        *("translator", "errors", "files"),
         *("data", "models", "training", "decoding", "evaluation"),
     },
     "cli": {"config", "completion", "errors"},
@@ -97,10 +89,10 @@ def test_the_rule_sees_the_modules_it_is_about() -> None:
     assert imported(ROOT / "runs.py") >= {"compose", "config"}
 
 
-def test_only_compose_knows_hydra() -> None:
+def test_only_compose_and_multirun_know_hydra() -> None:
     pattern = re.compile(r"^\s*(?:import|from) (?:hydra|omegaconf)\b", re.MULTILINE)
     users = {m for m, file in modules() if pattern.search(file.read_text(encoding="utf-8"))}
-    assert users == {"compose"}
+    assert users == {"compose", "multirun"}
 
 
 def loaded_after(argv: list[str]) -> set[str]:

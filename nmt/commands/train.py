@@ -41,6 +41,11 @@ INTERRUPTED = 130
 
 
 def main(arguments: Arguments) -> int:
+    if arguments.flags & {"-m", "--multirun"}:
+        from nmt.commands import sweep
+
+        return sweep.main(arguments)
+    refuse_sweep(arguments)
     with join() as world:
         # Rank 0 alone decides and writes; the others are told, and cannot decide otherwise.
         config, run = world.from_first(lambda: checked(arguments))
@@ -60,6 +65,14 @@ def checked(arguments: Arguments) -> tuple[Config, Path]:
     check_pair(config.model, config.attention, joint=config.tokenizer.joint)
     check_cross(config)
     return config, run
+
+
+def refuse_sweep(arguments: Arguments) -> None:
+    """Refuses, in a single run, words that only a sweep understands."""
+    words = [word for word in arguments.words if word.startswith(("sweep=", "hydra/"))]
+    words += [f"impossible={value}" for key, value in arguments.own.items() if key == "impossible"]
+    if words:
+        raise UserError(f"{words[0]} belongs to a sweep: nmt train -m …")
 
 
 def settle(arguments: Arguments) -> tuple[Config, Path]:
@@ -119,10 +132,10 @@ def begun(run: Path) -> bool:
     return (run / "checkpoints" / "index.json").exists()
 
 
-def train_run(config: Config, run: Path, world: World) -> Outcome:
+def train_run(config: Config, run: Path, world: World, monitor: Monitor | None = None) -> Outcome:
     """Prepare, build and train one run; its log says how that ended."""
-    with Monitor(run if world.first else None) as monitor:
-        return trained(config, run, world, monitor)
+    with monitor or Monitor(run if world.first else None) as told:
+        return trained(config, run, world, told)
 
 
 def trained(config: Config, run: Path, world: World, monitor: Monitor) -> Outcome:

@@ -1,0 +1,274 @@
+"""Hydra's half of a sweep: words with several values, search spaces, and the launchers.
+
+Beside `compose` the only module that knows Hydra. Hydra composes its own settings here
+(``hydra/launcher=…``, ``hydra.sweeper.…``, ``sweep=PRESET``) and launches jobs; what a job is
+composed of, `compose` says, as for a single run. Nothing is written and no directory changed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.types import HydraContext, RunMode
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nmt import compose
+from nmt.errors import UserError
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+EXTRA = "pip install 'nmt[sweep]' brings joblib, submitit and optuna"
+
+NOTHING_WRITTEN = (
+    "hydra.run.dir=.",
+    "hydra.sweep.dir=.",
+    "hydra.sweep.subdir=.",
+    "hydra.output_subdir=null",
+    "hydra.job.chdir=false",
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+)
+"""Without these Hydra makes outputs/, multirun/, .hydra/ and log files."""
+
+
+@dataclass(kw_only=True)
+class SamplerSettings:
+    """``hydra/sweeper/sampler=tpe|random``."""
+
+    name: str = "tpe"
+    seed: int | None = None
+
+
+@dataclass(kw_only=True)
+class OptunaSettings:
+    """``hydra/sweeper=optuna``, in the words of hydra-optuna-sweeper (which is tied to optuna 2).
+
+    The direction is that of ``train.metric``; the study lies in the sweep's folder.
+    """
+
+    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}])
+    sampler: SamplerSettings = MISSING
+    n_trials: int = 20
+    """Of the study in all, over all resumes."""
+    n_jobs: int = 1
+    """Trials asked for, and launched, together."""
+    params: dict[str, str] | None = None
+    max_batch_size: int | None = None
+
+
+def is_setting(word: str) -> bool:
+    """Whether a word is about the sweep (Hydra's own settings), not about its jobs."""
+    return word.lstrip("+~").startswith(("hydra.", "hydra/", "sweep="))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A sweep as it was typed: ``words`` by key, each with all its values, and how to launch."""
+
+    words: dict[str, Override]
+    settings: DictConfig
+    """Hydra's composed section ``hydra``."""
+    engine: Hydra
+
+    @property
+    def swept(self) -> list[str]:
+        """The keys with several values."""
+        return [key for key, word in self.words.items() if word.is_sweep_override()]
+
+    @property
+    def launcher(self) -> str:
+        return str(self.settings.hydra.runtime.choices["hydra/launcher"])
+
+    @property
+    def sweeper(self) -> str:
+        return str(self.settings.hydra.runtime.choices["hydra/sweeper"])
+
+    @property
+    def launcher_settings(self) -> str:
+        """As YAML, for people."""
+        return OmegaConf.to_yaml(self.settings.hydra.launcher)
+
+    @property
+    def options(self) -> Any:
+        """``hydra.sweeper``."""
+        return self.settings.hydra.sweeper
+
+    def job(self, values: Mapping[str, str]) -> list[str]:
+        """The words of one job: those typed, with one value for each swept key."""
+        return [
+            f"{key}={values[key]}" if key in values else str(word.input_line)
+            for key, word in self.words.items()
+        ]
+
+    def grid(self) -> list[dict[str, str]]:
+        """Every combination of the swept values, the last key turning fastest.
+
+        Raises:
+            UserError: an interval, which only optuna can search.
+        """
+        for key in self.swept:
+            if not self.words[key].is_discrete_sweep():
+                raise UserError(
+                    f"{self.words[key].input_line}: an interval has no list of values; search it "
+                    "with hydra/sweeper=optuna, or give values: a,b,c or range(1,4)"
+                )
+        values = [list(self.words[key].sweep_string_iterator()) for key in self.swept]
+        return [dict(zip(self.swept, chosen, strict=True)) for chosen in itertools.product(*values)]
+
+    def space(self) -> dict[str, BaseDistribution]:
+        """The swept keys as optuna's distributions, whose choices are texts of Hydra's grammar.
+
+        An interval of a key that takes whole numbers is one of whole numbers.
+        """
+        kinds = compose.keys()
+        whole = {key for key in self.swept if kinds.get(key.lstrip("+")) in (int, int | None)}
+        return {key: _distribution(self.words[key], whole=key in whole) for key in self.swept}
+
+    def at_once(self, jobs: int) -> int:
+        """How many of so many jobs run together on this machine."""
+        if self.launcher != "joblib":
+            return 1
+        wanted, cores = int(self.settings.hydra.launcher.n_jobs), len(os.sched_getaffinity(0))
+        return max(1, min(jobs, wanted if wanted > 0 else cores + 1 + wanted))
+
+    def launch(self, work: Callable[[Any], None], items: Sequence[Any], folder: str) -> None:
+        """Have Hydra's launcher call ``work`` on every item, here or in other processes.
+
+        Args:
+            folder: where submitit keeps its scripts and logs, in ``.submitit``.
+
+        Raises:
+            UserError: the launcher cannot work here, or lost one of its processes.
+        """
+        settings = self.settings.copy()
+        if self.launcher == "joblib":
+            settings.hydra.launcher.n_jobs = self.at_once(len(items))
+            settings.hydra.launcher.batch_size = "1"  # jobs are long: never two to one process
+        elif self.launcher.startswith("submitit"):
+            escaped = f"{folder}/.submitit/%j".replace("${", "\\${")
+            settings.hydra.launcher.submitit_folder = escaped
+        context = HydraContext(
+            config_loader=self.engine.config_loader, callbacks=Callbacks(settings)
+        )
+        try:
+            launcher = Plugins.instance().instantiate_launcher(
+                hydra_context=context, task_function=_Task(work, items), config=settings
+            )
+            preset = list(settings.hydra.overrides.task)  # sweep=…, which may set the rest
+            returned = launcher.launch([preset for _ in items], initial_job_idx=0)
+        except Exception as error:  # each launcher has its own kinds
+            raise UserError(f"hydra/launcher={self.launcher}: {error}") from error
+        finally:
+            GlobalHydra.instance().clear()
+        for job in returned:
+            job.return_value  # noqa: B018 - raises what the work raised
+
+
+class _Task:
+    """What a launcher calls, in whichever process, with the number of the item in Hydra's hands."""
+
+    def __init__(self, work: Callable[[Any], None], items: Sequence[Any]) -> None:
+        self.work = work
+        self.items = items
+
+    def __call__(self, _: DictConfig) -> None:
+        self.work(self.items[HydraConfig.get().job.num])
+
+
+def plan(words: Sequence[str]) -> Plan:
+    """Sort the words of ``nmt train -m``; nothing of a job is checked yet.
+
+    A search space (``sweep=PRESET``, ``hydra.sweeper.params``) comes before the typed words, which
+    win. As in Hydra, a key typed twice has its last value.
+
+    Raises:
+        UserError: words that Hydra cannot read, a launcher or sweeper that is not there.
+    """
+    own = [word for word in words if is_setting(word)]
+    engine = _engine()
+    try:
+        settings = engine.compose_config(
+            config_name="sweep_settings",
+            overrides=[*own, *NOTHING_WRITTEN],
+            run_mode=RunMode.MULTIRUN,
+            with_log_configuration=False,
+        )
+        others = sorted(set(settings) - {"hydra", "sweep"})
+        if others:
+            raise UserError(
+                f"a sweep preset holds hydra.sweeper.params and other hydra settings, not "
+                f"{others[0]!r}; keys of a run go into configs/experiment"
+            )
+        params = settings.hydra.sweeper.get("params") or {}
+        parser = OverridesParser.create(config_loader=engine.config_loader)
+        typed = [word for word in words if not is_setting(word)]
+        parsed = parser.parse_overrides([*(f"{k}={v}" for k, v in params.items()), *typed])
+    except (HydraException, OmegaConfBaseException) as error:
+        missing = "hydra/launcher" in str(error) or "hydra/sweeper" in str(error)
+        text = " ".join(str(error).split())
+        raise UserError(f"{text} ({EXTRA})" if missing else text) from error
+    finally:
+        GlobalHydra.instance().clear()
+    found = Plan(
+        words={word.get_key_element(): word for word in parsed}, settings=settings, engine=engine
+    )
+    if found.sweeper not in ("basic", "optuna"):
+        raise UserError(f"hydra/sweeper={found.sweeper}: nmt sweeps with basic or optuna")
+    if found.sweeper == "optuna" and find_spec("optuna") is None:
+        raise UserError(f"hydra/sweeper=optuna needs optuna: {EXTRA}")
+    return found
+
+
+def _engine() -> Hydra:
+    engine = compose.engine([])
+    store = ConfigStore.instance()  # filled by the plugins that the engine found: ours come last
+    store.store(name="sweep_settings", node={"defaults": [{"sweep": None}, "_self_"]})
+    store.store(group="hydra/sweeper", name="optuna", node=OptunaSettings, provider="nmt")
+    for name in ("tpe", "random"):
+        store.store(group="hydra/sweeper/sampler", name=name, node=SamplerSettings(name=name))
+    return engine
+
+
+def _distribution(word: Override, *, whole: bool) -> BaseDistribution:
+    """Hydra's interval, range or choice as optuna's distribution."""
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    value = word.value()
+    if isinstance(value, IntervalSweep):
+        assert value.start is not None
+        assert value.end is not None
+        log = "log" in value.tags
+        low, high = float(value.start), float(value.end)
+        if whole or (isinstance(value.start, int) and isinstance(value.end, int)):
+            return IntDistribution(math.ceil(low), math.floor(high), log=log)
+        return FloatDistribution(low, high, log=log)
+    texts = list(word.sweep_string_iterator())
+    if isinstance(value, RangeSweep) and not value.shuffle:
+        numbers = [float(text) for text in texts]
+        low, high = min(numbers), max(numbers)
+        step = abs(float(value.step))
+        if all(number.is_integer() for number in (*numbers, step)):
+            return IntDistribution(int(low), int(high), step=int(step))
+        return FloatDistribution(low, high, step=step)
+    return CategoricalDistribution(texts)
