@@ -22,6 +22,7 @@ ALLOWED = {
     "compose": {"config", "errors", "files"},
     "data": {"data", "errors", "files"},
     "data.prepare": {"data", "config", "errors", "files"},
+    "data.parts": {"data", "config", "errors"},
     "models": {"models", "errors"},
     "models.build": {"models", "config", "errors"},
     "training": {"training", "models", "data", "errors", "files"},
