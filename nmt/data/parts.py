@@ -25,6 +25,7 @@ class Part:
     name: str
     corpus: Corpus
     tag: str = ""
+    weight: float = 1.0
     alignments: Path | None = None
 
     def inputs(self) -> list[Path]:
@@ -57,13 +58,9 @@ def find_parts(data: DataConfig) -> list[Part]:
     for role, corpora in roles:
         for c in corpora or ():
             split = {"train": "train", "validation": "valid"}.get(role, c.name)
-            parts.append(Part(split, c.name, _corpus(data, c, role, languages), c.tag))
+            parts.append(Part(split, c.name, _corpus(data, c, role, languages), c.tag, c.weight))
             if role == "test" and not _TEST_NAME.fullmatch(c.name):
                 raise UserError(f"data.test: {c.name!r} cannot be the name of a test set")
-            if c.weight != 1.0:
-                raise UserError(f"data.{role}: {c.name}: only weight 1 is supported so far")
-            if " " in c.tag:
-                raise UserError(f"data.{role}: {c.name}: a tag cannot have a space: {c.tag!r}")
     parts += _hub_parts(data, parts)
     if data.alignments is None:
         return parts

@@ -12,7 +12,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 
 from nmt import config
 from nmt.config import DataConfig, Source, TokenizerConfig
-from nmt.data import cleaning, corpus, staging
+from nmt.data import cleaning, corpus, mixture, staging
 from nmt.data.alignment import keep_alignments
 from nmt.data.cleaning import Funnel
 from nmt.data.corpus import Embedded
@@ -75,12 +75,12 @@ def prepare(
         inputs = corpus.hash_inputs(files, cache / "hashes.json", report)
         fingerprint = _fingerprint(data, tokenizer, parts, inputs, tokenizers)
         folder = cache / f"{data.name}-{fingerprint[:10]}"
-        if is_whole(folder):
+        if _is_made(folder, parts):
             report(f"data: {folder} (up to date)")
         else:
             lock = cache / f".{folder.name}.lock"
             with locked(lock, lambda: report("data: waiting for another process that prepares it")):
-                if not is_whole(folder):  # nobody made it while we waited
+                if not _is_made(folder, parts):  # nobody made it while we waited
                     report(f"data: preparing {data.name}")
                     identity = {"fingerprint": fingerprint, "inputs": inputs}
                     _build(folder, data, tokenizer, parts, identity, report, tokenizers)
@@ -92,7 +92,28 @@ def prepare(
         ) from error
     prepared = open_prepared(folder)
     cleaning.check_funnel(prepared.manifest["funnel"], data.max_removed)
-    return prepared
+    return _weighted(prepared, parts, report)
+
+
+def _is_made(folder: Path, parts: Sequence[Part]) -> bool:
+    """Whether the folder is there; one from before corpora were counted will do for one corpus."""
+    if not is_whole(folder):
+        return False
+    training = [part for part in parts if part.split == "train"]
+    return len(training) == 1 or "corpora" in open_prepared(folder).manifest
+
+
+def _weighted(prepared: Prepared, parts: Sequence[Part], report: Report) -> Prepared:
+    """With the weights of now: prepared text is the same for any, and so is its folder."""
+    training = [part for part in parts if part.split == "train"]
+    only: dict[str, Any] = {"name": training[0].name, "tag": training[0].tag}
+    only |= {"read": prepared.manifest["funnel"]["read"], "kept": len(prepared.train)}
+    counts = prepared.manifest.get("corpora", [only])
+    mixed = mixture.portions(counts, [part.weight for part in training])
+    if len(mixed) > 1 or mixed[0].weight != 1.0:
+        for line in mixture.table(mixed):
+            report(line)
+    return replace(prepared, manifest=prepared.manifest | {"corpora": mixture.with_shares(mixed)})
 
 
 # --- have the inputs changed ---------------------------------------------------------------------
@@ -163,13 +184,18 @@ def _fill(
 ) -> dict[str, Any]:
     """Write everything but the manifest, and return its results."""
     notes: Counter[str] = Counter()
-    held_out = _read_held_out(data, parts, notes)
+    held_out, tags = _read_held_out(data, parts, notes)
     staged, funnel, overlap = _read_training(draft / "stage.arrow", data, parts, held_out, notes)
     sizes = _missing_sizes(data, held_out, staged, report)
     if sizes:
         funnel.held_out = staged.split_off(sizes)
     for line in (*funnel.lines(), *(f"  {what}: {count:,}" for what, count in notes.items())):
         report(line)
+    names = [(part.name, part.tag) for part in parts if part.split == "train"]
+    counts = [
+        {"name": name, "tag": tag, "read": read, "kept": kept}
+        for (name, tag), read, kept in zip(names, staged.read, staged.kept(), strict=True)
+    ]
     _report_overlap(overlap, report)
     cleaning.check_funnel(funnel.as_dict(), data.max_removed)
     file, tag = parts[0].alignments, parts[0].tag
@@ -192,7 +218,7 @@ def _fill(
         user_symbols=_symbols(tokenizer, parts),
     )
     tokenizers.save(draft / "tokenizer")
-    chunks = {name: staging.in_chunks(rows) for name, rows in held_out.items()}
+    chunks = {name: staging.in_chunks(rows, tags[name]) for name, rows in held_out.items()}
     chunks |= {name: staged.chunks(number) for number, name in enumerate(sizes, 1)}
     splits = {"train": staging.write_split(draft / "train.arrow", staged.chunks(0), tokenizers)}
     for name in ("valid", *(name for name in chunks if name != "valid")):
@@ -213,6 +239,7 @@ def _fill(
     sides = {"source_size": tokenizers.source.size, "target_size": tokenizers.target.size}
     return {
         "funnel": funnel.as_dict(),
+        "corpora": counts,
         "overlap": overlap,
         "notes": dict(notes),
         "tokenizer": {"hash": tokenizers.hash, "joint": tokenizers.joint, **sides},
@@ -222,10 +249,11 @@ def _fill(
 
 def _read_held_out(
     data: DataConfig, parts: Sequence[Part], notes: Counter[str]
-) -> dict[str, list[tuple[str, ...]]]:
-    """Dev and test sets, whole: no filter touches them."""
+) -> tuple[dict[str, list[tuple[str, ...]]], dict[str, list[str]]]:
+    """Dev and test sets, whole (no filter touches them), and the tag of each of their rows."""
     drop = data.invalid_utf8 == config.InvalidUtf8.drop
     held_out: dict[str, list[tuple[str, ...]]] = {}
+    tags: dict[str, list[str]] = {}
     for part in parts:
         if part.split == "train":
             continue
@@ -234,10 +262,12 @@ def _read_held_out(
             if row is None:
                 notes[f"{part.split}: lines dropped that are not UTF-8"] += 1
             else:
-                rows.append((staging.with_tag(row[0], part.tag), *row[1:]))
+                rows.append(row)
         if not rows:
             raise UserError(f"data.{part.split}: {part.corpus.inputs()[0]} has no pairs")
-    return held_out
+        given = tags.setdefault(part.split, [])
+        given += [part.tag] * (len(rows) - len(given))
+    return held_out, tags
 
 
 def _read_training(
