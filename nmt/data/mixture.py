@@ -37,6 +37,20 @@ def epoch_pairs(corpora: Sequence[tuple[int, float]], *, seed: int, epoch: int) 
     return np.concatenate(seen)
 
 
+def with_tag(source: str, tag: str) -> str:
+    """A source with the tag in front."""
+    return f"{tag} {source}" if tag else source
+
+
+def split_tag(source: str, tags: Sequence[str]) -> tuple[str, str]:
+    """The tag in front of a source, empty where there is none of `tags`, and the rest."""
+    rest = source.lstrip()
+    for tag in tags:
+        if rest.startswith(tag):
+            return tag, rest.removeprefix(tag).lstrip()
+    return "", source
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Portion:
     """One training corpus: pairs read, pairs kept after cleaning and splitting, and its weight."""

@@ -217,6 +217,7 @@ def _fill(
         byte_fallback=tokenizer.byte_fallback,
         user_symbols=_symbols(tokenizer, parts),
     )
+    _check_tags(tokenizers, parts)
     tokenizers.save(draft / "tokenizer")
     chunks = {name: staging.in_chunks(rows, tags[name]) for name, rows in held_out.items()}
     chunks |= {name: staged.chunks(number) for number, name in enumerate(sizes, 1)}
@@ -335,6 +336,14 @@ def _symbols(tokenizer: TokenizerConfig, parts: Sequence[Part]) -> list[str]:
     """The user's symbols and the tags of corpora, each once."""
     tags = [part.tag for part in parts if part.tag]
     return list(dict.fromkeys([*tokenizer.user_symbols, *tags]))
+
+
+def _check_tags(tokenizers: Tokenizers, parts: Sequence[Part]) -> None:
+    """Every tag is one token, also of a vocabulary that was given."""
+    source = tokenizers.source
+    for tag in dict.fromkeys(part.tag for part in parts if part.tag):
+        if tag not in source.pieces(source.encode([tag])[0]):
+            raise UserError(f"the tag {tag} is not one token of the vocabulary that is used")
 
 
 def _report_overlap(overlap: dict[str, dict[str, int]], report: Report) -> None:

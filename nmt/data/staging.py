@@ -28,6 +28,7 @@ from nmt.data.cleaning import (
     text_hash,
 )
 from nmt.data.corpus import Corpus
+from nmt.data.mixture import with_tag
 from nmt.data.store import Ragged, Store, StoreWriter, open_store
 from nmt.data.tokenizer import UNK, Tokenizer, Tokenizers
 from nmt.errors import UserError
@@ -145,10 +146,6 @@ def stage(
 
 def _source_hashes(rows: Sequence[tuple[str, ...]]) -> np.ndarray:
     return np.fromiter((text_hash(row[0]) for row in rows), np.uint64, len(rows))
-
-
-def with_tag(source: str, tag: str) -> str:
-    return f"{tag} {source}" if tag else source
 
 
 def in_chunks(rows: Sequence[tuple[str, ...]], tags: Sequence[str]) -> Iterator[Texts]:
