@@ -71,6 +71,8 @@ COMMANDS = {
         examples=(
             "nmt prepare data=mini_en_fr data.show=20",
             "nmt prepare data=files data.languages=en-de data.train=corpus/train",
+            "nmt prepare data=files data.languages=en-de"
+            " 'data.train=[{name:a,path:a},{name:b,path:b,weight:2,tag:bt}]'",
         ),
         own={
             "data.root": "the folder in which corpus files lie",

@@ -1,6 +1,6 @@
 """Paired significance of systems against the first: sacreBLEU's paired bootstrap, 1,000 samples.
 
-    python scripts/bench/paired.py references.fr.gz baseline.txt system.txt …
+python scripts/bench/paired.py references.fr.gz baseline.txt system.txt …
 """
 
 from __future__ import annotations

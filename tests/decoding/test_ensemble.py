@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from nmt.models.build import build_model
 from nmt.models.ensemble import Ensemble
 from nmt.models.seq2seq import Source
 
-EOS, A, B, C = 3, 4, 5, 6
+EOS, A, B = 3, 4, 5
+PIECES = SimpleNamespace(pieces=lambda ids: [str(i) for i in ids])
+NUMBERS = SimpleNamespace(source=PIECES, target=PIECES)
 ROWS = [[5, 6, 7, EOS], [8, EOS], [4, 4, 9, 5, 6, 8, EOS], [EOS], [9, 7, EOS], [8, 5, EOS]]
 
 
@@ -204,8 +207,8 @@ def test_models_of_other_vocabularies_are_refused():
 
 
 def test_its_attention_is_the_mean_of_the_models(models):
-    [found] = explain_ids(Ensemble(models), tokenizers_of(10), [[5, 6, 7]], [[8, 9]])
-    each = [next(iter(explain_ids(m, tokenizers_of(10), [[5, 6, 7]], [[8, 9]]))) for m in models]
+    [found] = explain_ids(Ensemble(models), NUMBERS, [[5, 6, 7]], [[8, 9]])
+    each = [next(iter(explain_ids(m, NUMBERS, [[5, 6, 7]], [[8, 9]]))) for m in models]
     expected = torch.stack([one.cross.mean((0, 1)) for one in each]).mean(0)
     assert found.cross.shape == (1, 1, 3, 4)
     assert torch.allclose(found.cross[0, 0], expected)
@@ -215,22 +218,9 @@ def test_its_attention_is_the_mean_of_the_models(models):
 
 def test_a_model_without_attention_is_named(scripted, models):
     ensemble = Ensemble([models[0], build(ModelKind.lstm, Score.none)])
-    [found] = explain_ids(ensemble, tokenizers_of(10), [[5, 6]], [[8]])
+    [found] = explain_ids(ensemble, NUMBERS, [[5, 6]], [[8]])
     assert found.cross is None
     assert found.missing["cross"].startswith("model 2: ")
     with pytest.raises(UserError, match="cross-attention weights: model 2: "):
         find(scripted, ensemble, ROWS, OPTIONS["coverage"])
     assert find(scripted, ensemble, ROWS, OPTIONS["beam"])
-
-
-class Pieces:
-    """As much of a vocabulary as explaining needs."""
-
-    def pieces(self, ids):
-        return [str(i) for i in ids]
-
-
-def tokenizers_of(size):
-    from types import SimpleNamespace
-
-    return SimpleNamespace(source=Pieces(), target=Pieces(), size=size)
