@@ -260,7 +260,7 @@ def _corpus(name: str | None, value: Any, kind: Source, key: str) -> Corpus:
     for unknown in fields.keys() - known:
         close = difflib.get_close_matches(str(unknown), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
-        raise UserError(f"data.{key}: a corpus has no key {unknown!r}; {hint}")
+        raise UserError(f"data.{key}: unknown key {unknown!r} of a corpus; {hint}")
     path = fields.pop("path", None)
     paths = [path] if isinstance(path, str) else path
     if not isinstance(paths, list) or not paths or not all(isinstance(p, str) for p in paths):

@@ -9,7 +9,7 @@ is arithmetic: it needs no epoch before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -51,25 +51,20 @@ def split_tag(source: str, tags: Sequence[str]) -> tuple[str, str]:
     return "", source
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Portion:
     """One training corpus: pairs read, pairs kept after cleaning and splitting, and its weight."""
 
     name: str
     tag: str
+    weight: float
     read: int
     kept: int
-    weight: float = 1.0
 
     @property
     def seen(self) -> float:
         """Pairs that an epoch sees, on average."""
         return self.weight * self.kept
-
-
-def portions(counts: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> list[Portion]:
-    """What the manifest counted of each corpus, with the weights of now."""
-    return [Portion(**count, weight=w) for count, w in zip(counts, weights, strict=True)]
 
 
 def with_shares(mixture: Sequence[Portion]) -> list[dict[str, Any]]:

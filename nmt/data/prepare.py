@@ -25,6 +25,7 @@ from nmt.data import cleaning, corpus, mixture, staging
 from nmt.data.alignment import keep_alignments
 from nmt.data.cleaning import Funnel
 from nmt.data.corpus import Embedded
+from nmt.data.mixture import Portion
 from nmt.data.parts import Part, check_there, find_parts, languages_of
 from nmt.data.prepared import (
     ALIGNMENTS,
@@ -106,10 +107,12 @@ def _is_made(folder: Path, parts: Sequence[Part]) -> bool:
 def _weighted(prepared: Prepared, parts: Sequence[Part], report: Report) -> Prepared:
     """With the weights of now: prepared text is the same for any, and so is its folder."""
     training = [part for part in parts if part.split == "train"]
-    only: dict[str, Any] = {"name": training[0].name, "tag": training[0].tag}
-    only |= {"read": prepared.manifest["funnel"]["read"], "kept": len(prepared.train)}
+    only = {"read": prepared.manifest["funnel"]["read"], "kept": len(prepared.train)}
     counts = prepared.manifest.get("corpora", [only])
-    mixed = mixture.portions(counts, [part.weight for part in training])
+    mixed = [
+        Portion(part.name, part.tag, part.weight, read=count["read"], kept=count["kept"])
+        for part, count in zip(training, counts, strict=True)
+    ]
     if len(mixed) > 1 or mixed[0].weight != 1.0:
         for line in mixture.table(mixed):
             report(line)
@@ -191,11 +194,6 @@ def _fill(
         funnel.held_out = staged.split_off(sizes)
     for line in (*funnel.lines(), *(f"  {what}: {count:,}" for what, count in notes.items())):
         report(line)
-    names = [(part.name, part.tag) for part in parts if part.split == "train"]
-    counts = [
-        {"name": name, "tag": tag, "read": read, "kept": kept}
-        for (name, tag), read, kept in zip(names, staged.read, staged.kept(), strict=True)
-    ]
     _report_overlap(overlap, report)
     cleaning.check_funnel(funnel.as_dict(), data.max_removed)
     file, tag = parts[0].alignments, parts[0].tag
@@ -208,16 +206,7 @@ def _fill(
             reverse=data.reverse,
             tag=tag,
         )
-    tokenizers = tokenizers or staging.train_tokenizers(
-        staged,
-        joint=tokenizer.joint,
-        model_type=str(tokenizer.type),
-        vocab_size=tokenizer.vocab_size,
-        character_coverage=tokenizer.character_coverage,
-        byte_fallback=tokenizer.byte_fallback,
-        user_symbols=_symbols(tokenizer, parts),
-    )
-    _check_tags(tokenizers, parts)
+    tokenizers = _vocabulary(tokenizer, staged, parts, tokenizers)
     tokenizers.save(draft / "tokenizer")
     chunks = {name: staging.in_chunks(rows, tags[name]) for name, rows in held_out.items()}
     chunks |= {name: staged.chunks(number) for number, name in enumerate(sizes, 1)}
@@ -240,7 +229,7 @@ def _fill(
     sides = {"source_size": tokenizers.source.size, "target_size": tokenizers.target.size}
     return {
         "funnel": funnel.as_dict(),
-        "corpora": counts,
+        "corpora": staged.counts(),
         "overlap": overlap,
         "notes": dict(notes),
         "tokenizer": {"hash": tokenizers.hash, "joint": tokenizers.joint, **sides},
@@ -332,18 +321,28 @@ def _missing_sizes(
     return sizes
 
 
-def _symbols(tokenizer: TokenizerConfig, parts: Sequence[Part]) -> list[str]:
-    """The user's symbols and the tags of corpora, each once."""
-    tags = [part.tag for part in parts if part.tag]
-    return list(dict.fromkeys([*tokenizer.user_symbols, *tags]))
+def _vocabulary(
+    tokenizer: TokenizerConfig, staged: Staged, parts: Sequence[Part], given: Tokenizers | None
+) -> Tokenizers:
+    """The given vocabulary, or one of this text; the tags of corpora are tokens of it.
 
-
-def _check_tags(tokenizers: Tokenizers, parts: Sequence[Part]) -> None:
-    """Every tag is one token, also of a vocabulary that was given."""
-    source = tokenizers.source
-    for tag in dict.fromkeys(part.tag for part in parts if part.tag):
-        if tag not in source.pieces(source.encode([tag])[0]):
+    Raises:
+        UserError: a tag that the given one does not have.
+    """
+    tags = list(dict.fromkeys(part.tag for part in parts if part.tag))
+    made = given or staging.train_tokenizers(
+        staged,
+        joint=tokenizer.joint,
+        model_type=str(tokenizer.type),
+        vocab_size=tokenizer.vocab_size,
+        character_coverage=tokenizer.character_coverage,
+        byte_fallback=tokenizer.byte_fallback,
+        user_symbols=list(dict.fromkeys([*tokenizer.user_symbols, *tags])),
+    )
+    for tag in tags:
+        if tag not in made.source.pieces(made.source.encode([tag])[0]):
             raise UserError(f"the tag {tag} is not one token of the vocabulary that is used")
+    return made
 
 
 def _report_overlap(overlap: dict[str, dict[str, int]], report: Report) -> None:

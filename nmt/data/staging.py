@@ -85,10 +85,11 @@ class Staged:
         numbers = enumerate(sizes, 1)
         return {name: int(np.count_nonzero(self.part == number)) for number, name in numbers}
 
-    def kept(self) -> list[int]:
-        """Pairs of each corpus that stay in training, where they follow each other."""
+    def counts(self) -> list[dict[str, int]]:
+        """Pairs read of each corpus, and pairs that stay in training, where they lie in a row."""
         ends = np.searchsorted(self.numbers[self.part == 0], np.cumsum(self.read))
-        return [int(count) for count in np.diff(ends, prepend=0)]
+        kept = np.diff(ends, prepend=0).tolist()
+        return [{"read": r, "kept": k} for r, k in zip(self.read, kept, strict=True)]
 
     def numbered(self, part: int) -> Iterator[tuple[int, str, str]]:
         """Row among all rows read, source and target of each pair of one part, in order."""

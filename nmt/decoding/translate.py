@@ -138,13 +138,12 @@ def translate(
 ) -> list[Translation]:
     """Translate lines; the answer has one `Translation` per line, in the order of the lines.
 
-    A line without anything to translate gives an empty translation. A line of more tokens than the
-    model knows, or than ``max_input``, is cut at sentence ends (clauses, words, tokens, where there
-    are none) and its translated parts are put together with ``joiner``.
+    A line with nothing to translate gives an empty translation. One of more tokens than the model
+    knows, or than ``max_input``, is cut at sentence ends (clauses, words, tokens where there are
+    none) and its translated parts are put together with ``joiner``.
 
     Args:
-        batch_tokens: bound on sentences x padded source tokens x hypotheses of one batch; a single
-            sentence may exceed it.
+        batch_tokens: bound on sentences (one at least) x padded source tokens x hypotheses.
         precision: compute under autocast in this type; None for the weights' own.
         prefixes: what each translation must begin with; "" leaves it free.
         joiner: what stands between translated parts: "" for languages written without spaces.
@@ -159,8 +158,7 @@ def translate(
     limit = max(1, min(max_input, model.max_source_length or max_input) - 1)
     parts, counts = cut_lines(tokenizers, lines, prefixes, limit, tags, first_line, report)
     with inference(model, precision) as device:
-        lengths = [len(part.ids) + 1 for part in parts]
-        for places in batches(lengths, batch_tokens // options.hypotheses):
+        for places in batches([len(p.ids) + 1 for p in parts], batch_tokens // options.hypotheses):
             rows = [parts[i] for i in places]
             batch = batch_of([part.ids for part in rows], [()] * len(rows)).to(device)
             found = search(

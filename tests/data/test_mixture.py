@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nmt.compose import compose, load, save
 from nmt.config import DataConfig, Source, Subwords, TokenizerConfig, tag_token
 from nmt.data.batching import Cursor, TrainingPairs, make_plan, share, update_of
-from nmt.data.mixture import epoch_pairs, portions, table, with_shares
+from nmt.data.mixture import Portion, epoch_pairs, table, with_shares
 from nmt.data.prepared import Prepared, open_prepared
 from nmt.data.store import Ragged
 from nmt.errors import UserError
@@ -154,11 +154,10 @@ def test_weights_that_leave_no_pair_are_refused() -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99), WEIGHTS), min_size=1, max_size=5))
 def test_shares_add_up(rows: list[tuple[int, int, float]]) -> None:
-    counts = [
-        {"name": str(i), "tag": "", "read": kept + gone, "kept": kept}
-        for i, (kept, gone, _) in enumerate(rows)
+    mixture = [
+        Portion(str(i), "", weight, read=kept + gone, kept=kept)
+        for i, (kept, gone, weight) in enumerate(rows)
     ]
-    mixture = portions(counts, [weight for _, _, weight in rows])
     found = with_shares(mixture)
     for kind in ("read", "kept", "seen"):
         total = sum(one[kind] for one in found)
@@ -290,8 +289,8 @@ def test_a_mixture_as_it_is_typed_and_stored(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"wieght": 2}, "a corpus has no key 'wieght'; did you mean 'weight'"),
-        ({"zzz": 2}, "a corpus has no key 'zzz'; it has name, path"),
+        ({"wieght": 2}, "unknown key 'wieght' of a corpus; did you mean 'weight'"),
+        ({"zzz": 2}, "unknown key 'zzz' of a corpus; it has name, path"),
         ({"weight": 0}, "a: weight must be a number above 0 and at most 1,000, got 0"),
         ({"weight": -1}, "above 0.*got -1"),
         ({"weight": float("inf")}, "above 0.*got inf"),
