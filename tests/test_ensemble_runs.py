@@ -124,7 +124,7 @@ def tagged(run: Path) -> Path:
 
 
 def test_a_tag_is_typed_in_the_text_or_beside_it(
-    tagged: Path, capsys: pytest.CaptureFixture[str]
+    tagged: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     run = f"run={tagged}"
     typed = nmt(capsys, "translate", run, "text=<bb> b dog 3", "format=jsonl")
@@ -132,10 +132,10 @@ def test_a_tag_is_typed_in_the_text_or_beside_it(
     assert typed == nmt(capsys, "translate", run, "text=b dog 3", "tag=<bb>", "format=jsonl")
     record = json.loads(typed[1])
     assert record["source"] == "<bb> b dog 3"
-    status, _, err = nmt(capsys, "translate", run, "text=b dog 3")
-    assert status == 0
-    assert "1 of 1 lines begin with no tag" in err
-    assert "tag=NAME, of aa, bb" in err
+    assert "begin with no tag" not in caplog.text
+    assert nmt(capsys, "translate", run, "text=b dog 3")[0] == 0
+    assert "1 of 1 lines begin with no tag" in caplog.text
+    assert "tag=NAME, of aa, bb" in caplog.text
     for empty in ("text=", "text=<bb>", "text=  "):
         status, out, err = nmt(
             capsys, "translate", run, empty, "tag=bb" if empty[-1] != ">" else run
