@@ -32,6 +32,12 @@ evaluate)
   done
   ;;
 significance)
-  "$PYTHON" scripts/bench/paired.py "$RUNS/mix_$2" "$RUNS/mix_$3"
+  for split in flickr tatoeba; do
+    references=$DATA/tatoeba/test.en-fr.tsv.gz
+    if [ $split = flickr ]; then references=$DATA/multi30k/test_2016_flickr.fr.gz; fi
+    echo "$split"
+    "$PYTHON" scripts/bench/paired.py "$references" \
+      "$RUNS/mix_$2/translations/mix_en_fr.$split."*.txt "$RUNS/mix_$3/translations/mix_en_fr.$split."*.txt
+  done
   ;;
 esac
