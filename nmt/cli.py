@@ -24,6 +24,7 @@ VERBATIM = (
     "bitext",
     "gold",
     "run",
+    "tag",
     "source",
     "target",
     "prefix",
@@ -62,6 +63,8 @@ class Command:
 
 
 _RUN = {"run": "the run directory", "checkpoint": "best (default), last, average or step-N"}
+_RUNS = _RUN | {"run": "the run directory; [A,B,…]: an ensemble, the mean of their probabilities"}
+_TAG = {"tag": "a tag of the training data to put in front of each source, as bt for <bt>"}
 _EVERYTHING = ("data", "tokenizer", "model", "attention", "optim", "train", "search")
 
 COMMANDS = {
@@ -71,6 +74,8 @@ COMMANDS = {
         examples=(
             "nmt prepare data=mini_en_fr data.show=20",
             "nmt prepare data=files data.languages=en-de data.train=corpus/train",
+            "nmt prepare data=files data.languages=en-de"
+            " 'data.train=[{name:a,path:a},{name:b,path:b,weight:2,tag:bt}]'",
         ),
         own={
             "data.root": "the folder in which corpus files lie",
@@ -133,10 +138,13 @@ COMMANDS = {
         usage="nmt evaluate run=RUN [split=test] | hypotheses=FILE references=FILE[,FILE …]",
         examples=(
             "nmt evaluate run=runs/mine split=test search.beam=5",
+            "nmt evaluate 'run=[runs/a,runs/b]' output=results/a-and-b",
             "nmt evaluate hypotheses=out.fr references=test.fr language=fr",
         ),
         own={
-            **_RUN,
+            **_RUNS,
+            "output": "a folder for scores.json and translations; default the run itself, for an"
+            " ensemble none",
             "split": "train, valid, test (default) or the name of a test set",
             "hypotheses": "a file of translations, instead of a run",
             "references": "its references; several files with commas between them",
@@ -156,9 +164,11 @@ COMMANDS = {
         examples=(
             "nmt translate run=runs/mine < in.en > out.fr",
             "nmt translate run=runs/mine text='A dog runs.' format=jsonl search.n_best=3",
+            "nmt translate 'run=[runs/a,runs/b]' tag=formal < in.en > out.fr",
         ),
         own={
-            **_RUN,
+            **_RUNS,
+            **_TAG,
             "text": "one sentence",
             "input": "a file, one sentence a line; default standard input",
             "output": "a file; default standard output",
@@ -210,7 +220,7 @@ COMMANDS = {
         summary="log-probability of given translations",
         usage="nmt score run=RUN source=FILE target=FILE",
         examples=("nmt score run=runs/mine source=in.en target=in.fr",),
-        own={**_RUN, "source": "a file of sentences", "target": "their translations"},
+        own={**_RUNS, **_TAG, "source": "a file of sentences", "target": "their translations"},
         words=(*DEVICE, MASKED),
         positional=("run",),
     ),
@@ -287,15 +297,30 @@ class Arguments:
     flags: frozenset[str]
     config: Path | None
 
-    def run(self) -> Path:
-        """The run directory that was named.
+    def runs(self) -> list[Path]:
+        """The run directory that was named, or those of an ensemble: ``run=[runs/a,runs/b]``.
 
         Raises:
             UserError: none was.
         """
-        if "run" not in self.own:
+        typed = self.own.get("run", "")
+        names = [typed]
+        if typed.startswith("[") and typed.endswith("]") and not Path(typed).exists():
+            names = [name.strip() for name in typed[1:-1].split(",")]
+        if not all(names):
             raise UserError(f"nmt {self.command} needs run=…, a run directory such as runs/mine")
-        return Path(self.own["run"])
+        return [Path(name) for name in names]
+
+    def run(self) -> Path:
+        """The one run directory that was named.
+
+        Raises:
+            UserError: none was, or several.
+        """
+        found = self.runs()
+        if len(found) > 1:
+            raise UserError(f"nmt {self.command} reads one run, not an ensemble of {len(found)}")
+        return found[0]
 
     def choice(self, key: str, *names: str) -> str:
         """The value of an own key that comes from a closed set; the first name is the default."""

@@ -11,6 +11,7 @@ The dataclasses have slots and keyword-only fields, so that a key Hydra was told
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import re
 from dataclasses import dataclass, field
@@ -221,7 +222,9 @@ class Corpus:
     path: list[str]
     kind: Source
     weight: float = 1.0
+    """How often an epoch sees each pair of a training corpus; see ``nmt.data.mixture``."""
     tag: str = ""
+    """A token such as ``<bt>`` that is put in front of each source."""
 
     def __post_init__(self) -> None:
         self.kind = Source(self.kind)
@@ -244,8 +247,10 @@ def _corpora(value: Any, kind: Source, key: str) -> list[Corpus] | None:
     else:
         found = [_corpus(key, value, kind, key)]
     names = [corpus.name for corpus in found]
-    if len(set(names)) < len(names):
-        raise UserError(f"data.{key}: two corpora have the same name ({', '.join(names)})")
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise UserError(
+            f"data.{key}: two corpora have the same name, {twice[0]!r}; tell them apart with name:"
+        )
     return found
 
 
@@ -253,7 +258,9 @@ def _corpus(name: str | None, value: Any, kind: Source, key: str) -> Corpus:
     fields = dict(value) if isinstance(value, dict) else {"path": value}
     known = [f.name for f in dataclasses.fields(Corpus)]
     for unknown in fields.keys() - known:
-        raise UserError(f"data.{key}: unknown key {unknown!r} of a corpus; known: {known}")
+        close = difflib.get_close_matches(str(unknown), known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
+        raise UserError(f"data.{key}: unknown key {unknown!r} of a corpus; {hint}")
     path = fields.pop("path", None)
     paths = [path] if isinstance(path, str) else path
     if not isinstance(paths, list) or not paths or not all(isinstance(p, str) for p in paths):
@@ -265,7 +272,42 @@ def _corpus(name: str | None, value: Any, kind: Source, key: str) -> Corpus:
         fields["kind"], paths = Source.sacrebleu, [paths[0].removeprefix("sacrebleu:")]
     fields.setdefault("kind", kind)
     fields["name"] = str(name or fields.get("name") or Path(paths[0]).name)
+    where = f"data.{key}: {fields['name']}"
+    if "tag" in fields:
+        fields["tag"] = tag_token(fields["tag"], where)
+    if "weight" in fields:
+        fields["weight"] = _weight(fields["weight"], where)
+        if fields["weight"] != 1.0 and key != "train":
+            raise UserError(f"{where}: a weight is for training corpora; leave it out here")
     return Corpus(path=paths, **fields)
+
+
+def _weight(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1_000:
+        raise UserError(f"{where}: weight must be a number above 0 and at most 1,000, got {value}")
+    return float(value)
+
+
+def tag_token(value: Any, where: str) -> str:
+    """The token of a tag: ``<bt>`` for ``<bt>`` and, shorter to type, for ``bt``.
+
+    The brackets keep it from being found inside words.
+
+    Raises:
+        UserError: it is not one token, or one that means something else.
+    """
+    if value in ("", None):
+        return ""
+    token = value if str(value).startswith("<") else f"<{value}>"
+    if not isinstance(value, str) or not _TAG.fullmatch(token):
+        raise UserError(
+            f"{where}: a tag is one token such as <bt> (letters, digits and . : + - in the "
+            f"brackets, no space), got {value!r}"
+        )
+    return str(token)
+
+
+_TAG = re.compile(r"<(?!(?:s|unk|pad|0x[0-9A-Fa-f]{2})>)[\w.:+-]+>")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -353,6 +395,12 @@ class DataConfig:
                 f"data={self.name} needs data.train=…: a prefix (PREFIX.{parts[0]} and "
                 f"PREFIX.{parts[1]}), [source, target], one file or a hub id"
             )
+
+    @property
+    def tags(self) -> list[str]:
+        """The tags of all corpora, each once."""
+        corpora = (*(self.train or ()), *(self.valid or ()), *(self.test or ()))
+        return list(dict.fromkeys(c.tag for c in corpora if c.tag))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -24,6 +24,7 @@ ALLOWED = {
     "multirun": {"compose", "errors"},
     "data": {"data", "errors", "files"},
     "data.prepare": {"data", "config", "errors", "files"},
+    "data.parts": {"data", "config", "errors"},
     "models": {"models", "errors"},
     "models.build": {"models", "config", "errors"},
     "training": {"training", "models", "data", "errors", "files"},

@@ -43,9 +43,10 @@ def inherited(config: Config, words: Sequence[str]) -> Config:
 
 
 def old_tokenizers(config: Config) -> Tokenizers:
-    """The old run's vocabulary with the symbols that the new run adds."""
+    """The old run's vocabulary with the symbols and tags that the new run adds."""
     folder = Path(config.train.init_from or "")
-    return Tokenizers.load(folder / "tokenizer").with_symbols(config.tokenizer.user_symbols)
+    symbols = [*config.tokenizer.user_symbols, *config.data.tags]
+    return Tokenizers.load(folder / "tokenizer").with_symbols(symbols)
 
 
 def put_old_weights(model: Seq2Seq, config: Config) -> str:

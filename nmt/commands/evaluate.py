@@ -15,6 +15,7 @@ from nmt import compose, runs
 from nmt.cli import Arguments
 from nmt.commands.files import read_file
 from nmt.commands.share import together
+from nmt.data.mixture import split_tag
 from nmt.data.prepare import prepare
 from nmt.errors import UserError
 from nmt.evaluation.scores import (
@@ -29,7 +30,7 @@ from nmt.evaluation.scores import (
 from nmt.training.distributed import World, join
 from nmt.translator import Translator
 
-IDENTITY = ("data", "split", "checkpoint", "search", "masked_heads")
+IDENTITY = ("data", "split", "checkpoint", "search", "masked_heads", "runs")
 """What makes two records of scores.json the same measurement."""
 
 
@@ -72,9 +73,10 @@ def _of_files(arguments: Arguments, given: str) -> dict[str, Any]:
 
 
 def _of_run(arguments: Arguments, world: World) -> dict[str, Any] | None:
-    run = arguments.run()
+    paths = arguments.runs()
+    run, home = paths[0], home_of(arguments, paths)
     translator = Translator.load(
-        run,
+        paths,
         checkpoint=arguments.own.get("checkpoint", "best"),
         words=arguments.words,
         report=_say,
@@ -103,7 +105,8 @@ def _of_run(arguments: Arguments, world: World) -> dict[str, Any] | None:
     if not world.first:
         return None
     found = score(hypotheses, references, target_language=opened.target_language, report=_say)
-    buckets = by_length(sources, hypotheses, references, target_language=opened.target_language)
+    plain = [split_tag(source, config.data.tags)[1] for source in sources]
+    buckets = by_length(plain, hypotheses, references, target_language=opened.target_language)
     record = {
         "data": config.data.name,
         "split": split,
@@ -117,14 +120,32 @@ def _of_run(arguments: Arguments, world: World) -> dict[str, Any] | None:
     }
     if config.attention.masked_heads:
         record["masked_heads"] = config.attention.masked_heads
-    record["translations"] = str(_keep(run, record, hypotheses).relative_to(run))
-    append_record(run / "scores.json", record, IDENTITY)
+    if translator.members:
+        record["runs"] = [str(path) for path in paths]
+        record["checkpoint"] = "+".join(member.checkpoint for member in translator.members)
+    if home is not None:
+        record["translations"] = str(_keep(home, record, hypotheses).relative_to(home))
+        append_record(home / "scores.json", record, IDENTITY)
     _say(
-        f"{config.data.name} {split}, {opened.checkpoint}, {len(sources):,} sentences in "
+        f"{config.data.name} {split}, {record['checkpoint']}, {len(sources):,} sentences in "
         f"{seconds:.1f} s, BLEU's references are in {opened.target_language}"
     )
     _show(arguments, found, buckets)
     return record
+
+
+def home_of(arguments: Arguments, paths: Sequence[Path]) -> Path | None:
+    """Where records go: the one run that was measured, or a folder that is no run's.
+
+    Raises:
+        UserError: ``output`` names a run, whose scores are its own.
+    """
+    if "output" not in arguments.own:
+        return paths[0] if len(paths) == 1 else None
+    home = Path(arguments.own["output"])
+    if (home / "config.yaml").exists():
+        raise UserError(f"output={home} is a run, and its scores are its own; name another folder")
+    return home
 
 
 def _keep(run: Path, record: dict[str, Any], hypotheses: Sequence[str]) -> Path:
@@ -135,7 +156,7 @@ def _keep(run: Path, record: dict[str, Any], hypotheses: Sequence[str]) -> Path:
     made = (record["data"], record["split"], record["checkpoint"], digest[:8])
     path = run / "translations" / f"{'.'.join(made)}.txt"
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"{h}\n" for h in hypotheses), encoding="utf-8", newline="\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error

@@ -290,6 +290,7 @@ def training_pairs(config: Config, prepared: Prepared, model: Seq2Seq) -> Traini
         max_source=model.max_source_length,
         max_target=model.max_target_length,
         links=links,
+        corpora=prepared.corpora,
     )
 
 

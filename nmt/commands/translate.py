@@ -22,11 +22,14 @@ from nmt.translator import Translator
 
 
 def main(arguments: Arguments) -> int:
-    run = arguments.run()
+    paths = arguments.runs()
     form = arguments.choice("format", "text", "jsonl")
     with join() as world:
         translator = Translator.load(
-            run, checkpoint=arguments.own.get("checkpoint", "best"), words=arguments.words
+            paths,
+            checkpoint=arguments.own.get("checkpoint", "best"),
+            words=arguments.words,
+            tag=arguments.own.get("tag", ""),
         )
         if form == "text" and translator.options.n_best > 1:
             raise UserError("search.n_best above 1 gives several lines a line: add format=jsonl")

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nmt.data.mixture import epoch_pairs
 from nmt.data.store import Ragged
 from nmt.errors import UserError
 
@@ -57,6 +58,7 @@ def make_plan(
     pool: int,
     seed: int,
     epoch: int,
+    corpora: Sequence[tuple[int, float]] = (),
     skip_oversized: bool = False,
 ) -> list[np.ndarray]:
     """Cut one epoch into shuffled micro-batches of at most ``batch_tokens`` padded tokens.
@@ -66,10 +68,11 @@ def make_plan(
         target_lengths: the same for targets.
         batch_tokens: bound on rows x (longest source + longest target) of a micro-batch.
         pool: how many shuffled pairs are sorted together; larger pads less, smaller mixes more.
+        corpora: pairs and weight of each corpus, see ``epoch_pairs``; none is all once.
         skip_oversized: leave out pairs above the budget instead of refusing.
 
     Returns:
-        Micro-batches of pair numbers; every pair (that is not skipped) is in exactly one.
+        Micro-batches of pair numbers; every pair (that is not skipped) is in as many as it is seen.
 
     Raises:
         UserError: a pair exceeds the budget alone and is not to be skipped.
@@ -84,8 +87,9 @@ def make_plan(
             f"{batch_tokens} (the longest needs {worst}, pair {int(large[0]) + 1} is the first); "
             f"raise train.batch_tokens or filter long pairs out"
         )
+    seen = epoch_pairs(corpora or [(len(source), 1.0)], seed=seed, epoch=epoch)
     rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(source))
+    order = seen[rng.permutation(len(seen))]
     if len(large):
         order = order[~np.isin(order, large)]
     batches: list[np.ndarray] = []
@@ -319,6 +323,7 @@ class TrainingPairs:
             whose sampled ids are above the budget or the model's positions keeps its stored ids.
         max_source, max_target: positions the model knows, end (or begin) of sentence included.
         links: which tokens of a pair are linked, where batches are to say so.
+        corpora: pairs and weight of each corpus, where they are not all seen once an epoch.
     """
 
     source: Rows
@@ -334,6 +339,7 @@ class TrainingPairs:
     max_source: int | None = None
     max_target: int | None = None
     links: Links | None = None
+    corpora: Sequence[tuple[int, float]] = ()
     _last: tuple[int, Epoch] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -341,6 +347,8 @@ class TrainingPairs:
             raise ValueError(f"{len(self.source)} sources, {len(self.target)} targets")
         if not len(self.source):
             raise UserError("there is no pair to train on; look at the funnel of nmt prepare")
+        if self.corpora and not any(int(pairs * weight) for pairs, weight in self.corpora):
+            raise UserError("the weights of data.train leave less than a pair an epoch; raise them")
 
     def epoch(self, number: int) -> Epoch:
         """The plan and the ids of epoch ``number`` (the last one asked for is remembered)."""
@@ -361,6 +369,7 @@ class TrainingPairs:
             pool=self.pool,
             seed=self.seed,
             epoch=number,
+            corpora=self.corpora,
             skip_oversized=self.skip_oversized,
         )
         if not plan:

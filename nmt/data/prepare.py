@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,12 @@ import numpy as np
 
 from nmt import config
 from nmt.config import DataConfig, Source, TokenizerConfig
-from nmt.data import cleaning, corpus, staging
+from nmt.data import cleaning, corpus, mixture, staging
 from nmt.data.alignment import keep_alignments
 from nmt.data.cleaning import Funnel
-from nmt.data.corpus import EMBEDDED_SPLITS, Corpus, Embedded, Generated, Hub, JsonLines, Table
+from nmt.data.corpus import Embedded
+from nmt.data.mixture import Portion
+from nmt.data.parts import Part, check_there, find_parts, languages_of
 from nmt.data.prepared import (
     ALIGNMENTS,
     FORMAT,
@@ -47,8 +48,6 @@ from nmt.files import locked
 __all__ = ["Prepared", "open_prepared", "prepare", "show_examples"]
 
 Report = Callable[[str], None]
-
-_TEST_NAME = re.compile(r"(?!(train|valid)$)[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def prepare(
@@ -72,18 +71,18 @@ def prepare(
     cache = cache_folder(data.cache)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        parts = _find_parts(data)
-        _check_there(data, parts)
+        parts = find_parts(data)
+        check_there(data, parts)
         files = [file for part in parts for file in part.inputs()]
         inputs = corpus.hash_inputs(files, cache / "hashes.json", report)
         fingerprint = _fingerprint(data, tokenizer, parts, inputs, tokenizers)
         folder = prepared_folder(cache, data.name, fingerprint)
-        if is_whole(folder):
+        if _is_made(folder, parts):
             report(f"data: {folder} (up to date)")
         else:
             lock = cache / f".{folder.name}.lock"
             with locked(lock, lambda: report("data: waiting for another process that prepares it")):
-                if not is_whole(folder):  # nobody made it while we waited
+                if not _is_made(folder, parts):  # nobody made it while we waited
                     report(f"data: preparing {data.name}")
                     identity = {"fingerprint": fingerprint, "inputs": inputs}
                     _build(folder, data, tokenizer, parts, identity, report, tokenizers)
@@ -95,138 +94,30 @@ def prepare(
         ) from error
     prepared = open_prepared(folder)
     cleaning.check_funnel(prepared.manifest["funnel"], data.max_removed)
-    return prepared
+    return _weighted(prepared, parts, report)
 
 
-# --- where the parts are -------------------------------------------------------------------------
+def _is_made(folder: Path, parts: Sequence[Part]) -> bool:
+    """Whether the folder is there; one from before corpora were counted will do for one corpus."""
+    if not is_whole(folder):
+        return False
+    training = [part for part in parts if part.split == "train"]
+    return len(training) == 1 or "corpora" in open_prepared(folder).manifest
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One corpus and what it is for."""
-
-    split: str
-    name: str
-    corpus: Corpus
-    tag: str = ""
-    alignments: Path | None = None
-
-    def inputs(self) -> list[Path]:
-        """The files whose content is the part."""
-        return [*self.corpus.inputs(), *([self.alignments] if self.alignments else [])]
-
-    def described(self, hashes: dict[str, str]) -> dict[str, Any]:
-        """What the fingerprint covers: content and role, not where it lies."""
-        part = self.corpus.split if isinstance(self.corpus, Hub | Embedded) else ""
-        content = [hashes[str(path.resolve())] for path in self.corpus.inputs()]
-        facts = {"split": self.split, "tag": self.tag, "part": part, "content": content}
-        if self.alignments is not None:  # without them the fingerprint is what it was before them
-            facts["alignments"] = hashes[str(self.alignments.resolve())]
-        return facts
-
-
-def _find_parts(data: DataConfig) -> list[_Part]:
-    """Training first, then dev, then the test sets in their order."""
-    languages = _languages(data)
-    if data.source == Source.grammar:
-        if data.train or data.valid or data.test:
-            raise UserError("data.train= needs data=files, tsv, jsonl or hub")
-        if data.alignments:
-            raise UserError("data.alignments= is for other data: the embedded corpus has its own")
-        lexicon = config.resource("lexicon_en_fr.yaml")
-        generated = Generated(lexicon, **asdict(data.grammar))
-        return [_Part(s, s, Embedded(s, generated, data.reverse)) for s in EMBEDDED_SPLITS]
-    roles = (("train", data.train), ("validation", data.valid), ("test", data.test))
-    parts = []
-    for role, corpora in roles:
-        for c in corpora or ():
-            split = {"train": "train", "validation": "valid"}.get(role, c.name)
-            parts.append(_Part(split, c.name, _corpus(data, c, role, languages), c.tag))
-            if role == "test" and not _TEST_NAME.fullmatch(c.name):
-                raise UserError(f"data.test: {c.name!r} cannot be the name of a test set")
-            if c.weight != 1.0:
-                raise UserError(f"data.{role}: {c.name}: only weight 1 is supported so far")
-            if " " in c.tag:
-                raise UserError(f"data.{role}: {c.name}: a tag cannot have a space: {c.tag!r}")
-    parts += _hub_parts(data, parts)
-    if data.alignments is None:
-        return parts
-    names = [part.name for part in parts if part.split == "train"]
-    if len(names) > 1:
-        raise UserError(
-            f"data.alignments= goes with one training corpus, not with {len(names)} "
-            f"({', '.join(names)}): put them into one"
-        )
-    file = corpus.on_disk(Path(data.root) / data.alignments)
-    return [replace(parts[0], alignments=file), *parts[1:]]
-
-
-def _languages(data: DataConfig) -> tuple[str, str]:
-    first, second = data.languages.split("-")
-    return (second, first) if data.reverse else (first, second)
-
-
-def _corpus(data: DataConfig, c: config.Corpus, split: str, languages: tuple[str, str]) -> Corpus:
-    """The reader for one corpus of the configuration, its sides in the direction of translation."""
-    root, path, columns = Path(data.root), c.path, tuple(data.columns)
-    if data.reverse:
-        columns = columns[1::-1]
-        path = path[1::-1]
-    if c.kind == Source.files:
-        return corpus.plain_files(path, languages, root)
-    if len(path) != 1:
-        raise UserError(f"data: corpus {c.name}: {c.kind} takes one path, got {path}")
-    if c.kind == Source.sacrebleu:
-        return corpus.sacrebleu_files(path[0], languages)
-    if c.kind == Source.hub:
-        return _hub(data, path[0], split, languages, columns)
-    if c.kind == Source.jsonl:
-        return JsonLines(root / path[0], columns or languages)
-    if not all(column.isdecimal() for column in columns):
-        raise UserError(f"data.columns of a TSV file are numbers from 0, got {data.columns}")
-    order = (1, 0) if data.reverse else (0, 1)
-    return Table(root / path[0], tuple(map(int, columns)) or order)
-
-
-def _hub(
-    data: DataConfig, path: str, split: str, languages: tuple[str, str], columns: tuple[str, ...]
-) -> Hub:
-    folder = Path(data.root) / path
-    name, _, part = (path, "", "") if folder.is_dir() else path.partition(":")
-    folder = Path(data.root) / name
-    return Hub(
-        name,
-        part or split,
-        languages,
-        subset=data.subset,
-        columns=columns,
-        folder=folder if folder.is_dir() else None,
-    )
-
-
-def _hub_parts(data: DataConfig, parts: Sequence[_Part]) -> list[_Part]:
-    """The dev and test parts that a hub data set brings along where none were named."""
-    first = parts[0].corpus
-    if not isinstance(first, Hub) or (data.valid and data.test):
-        return []
-    there, found = first.splits(), []
-    for split, names, given in (
-        ("valid", ("validation", "valid", "dev"), data.valid),
-        ("test", ("test",), data.test),
-    ):
-        name = next((name for name in names if name in there and name != first.split), None)
-        if name and not given:
-            found.append(_Part(split, split, replace(first, split=name)))
-    return found
-
-
-def _check_there(data: DataConfig, parts: Sequence[_Part]) -> None:
-    """Name every missing file at once, and where a known corpus is to be had."""
-    files = dict.fromkeys(file for part in parts for file in part.inputs())
-    missing = ", ".join(str(file) for file in files if not file.is_file())
-    if missing:
-        hint = f"; {data.hint}" if data.hint else "; data.root= names the folder it lies in"
-        raise UserError(f"data={data.name}: there is no file {missing} (nor with .gz){hint}")
+def _weighted(prepared: Prepared, parts: Sequence[Part], report: Report) -> Prepared:
+    """With the weights of now: prepared text is the same for any, and so is its folder."""
+    training = [part for part in parts if part.split == "train"]
+    only = {"read": prepared.manifest["funnel"]["read"], "kept": len(prepared.train)}
+    counts = prepared.manifest.get("corpora", [only])
+    mixed = [
+        Portion(part.name, part.tag, part.weight, read=count["read"], kept=count["kept"])
+        for part, count in zip(training, counts, strict=True)
+    ]
+    if len(mixed) > 1 or mixed[0].weight != 1.0:
+        for line in mixture.table(mixed):
+            report(line)
+    return replace(prepared, manifest=prepared.manifest | {"corpora": mixture.with_shares(mixed)})
 
 
 # --- have the inputs changed ---------------------------------------------------------------------
@@ -235,7 +126,7 @@ def _check_there(data: DataConfig, parts: Sequence[_Part]) -> None:
 def _fingerprint(
     data: DataConfig,
     tokenizer: TokenizerConfig,
-    parts: Sequence[_Part],
+    parts: Sequence[Part],
     inputs: dict[str, Any],
     tokenizers: Tokenizers | None,
 ) -> str:
@@ -244,7 +135,7 @@ def _fingerprint(
     vocabulary.pop("sampling", None)  # only training draws
     settings = {
         "format": FORMAT,
-        "languages": _languages(data),
+        "languages": languages_of(data),
         "parts": [part.described(hashes) for part in parts],
         "grammar": asdict(data.grammar) if data.source == Source.grammar else None,
         "columns": data.columns,
@@ -264,7 +155,7 @@ def _build(
     folder: Path,
     data: DataConfig,
     tokenizer: TokenizerConfig,
-    parts: Sequence[_Part],
+    parts: Sequence[Part],
     identity: dict[str, Any],
     report: Report,
     tokenizers: Tokenizers | None,
@@ -274,7 +165,7 @@ def _build(
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:
-        manifest = {"format": FORMAT, **identity, "languages": _languages(data)}
+        manifest = {"format": FORMAT, **identity, "languages": languages_of(data)}
         manifest |= {"config": {"data": asdict(data), "tokenizer": asdict(tokenizer)}}
         manifest |= {"versions": {name: version(name) for name in ("sentencepiece", "pyarrow")}}
         manifest |= _fill(draft, data, tokenizer, parts, report, tokenizers)
@@ -291,13 +182,13 @@ def _fill(
     draft: Path,
     data: DataConfig,
     tokenizer: TokenizerConfig,
-    parts: Sequence[_Part],
+    parts: Sequence[Part],
     report: Report,
     tokenizers: Tokenizers | None,
 ) -> dict[str, Any]:
     """Write everything but the manifest, and return its results."""
     notes: Counter[str] = Counter()
-    held_out = _read_held_out(data, parts, notes)
+    held_out, tags = _read_held_out(data, parts, notes)
     staged, funnel, overlap = _read_training(draft / "stage.arrow", data, parts, held_out, notes)
     sizes = _missing_sizes(data, held_out, staged, report)
     if sizes:
@@ -316,17 +207,9 @@ def _fill(
             reverse=data.reverse,
             tag=tag,
         )
-    tokenizers = tokenizers or staging.train_tokenizers(
-        staged,
-        joint=tokenizer.joint,
-        model_type=str(tokenizer.type),
-        vocab_size=tokenizer.vocab_size,
-        character_coverage=tokenizer.character_coverage,
-        byte_fallback=tokenizer.byte_fallback,
-        user_symbols=_symbols(tokenizer, parts),
-    )
+    tokenizers = _vocabulary(tokenizer, staged, parts, tokenizers)
     tokenizers.save(draft / "tokenizer")
-    chunks = {name: staging.in_chunks(rows) for name, rows in held_out.items()}
+    chunks = {name: staging.in_chunks(rows, tags[name]) for name, rows in held_out.items()}
     chunks |= {name: staged.chunks(number) for number, name in enumerate(sizes, 1)}
     splits = {"train": staging.write_split(draft / "train.arrow", staged.chunks(0), tokenizers)}
     for name in ("valid", *(name for name in chunks if name != "valid")):
@@ -347,6 +230,7 @@ def _fill(
     sides = {"source_size": tokenizers.source.size, "target_size": tokenizers.target.size}
     return {
         "funnel": funnel.as_dict(),
+        "corpora": staged.counts(),
         "overlap": overlap,
         "notes": dict(notes),
         "tokenizer": {"hash": tokenizers.hash, "joint": tokenizers.joint, **sides},
@@ -355,11 +239,12 @@ def _fill(
 
 
 def _read_held_out(
-    data: DataConfig, parts: Sequence[_Part], notes: Counter[str]
-) -> dict[str, list[tuple[str, ...]]]:
-    """Dev and test sets, whole: no filter touches them."""
+    data: DataConfig, parts: Sequence[Part], notes: Counter[str]
+) -> tuple[dict[str, list[tuple[str, ...]]], dict[str, list[str]]]:
+    """Dev and test sets, whole (no filter touches them), and the tag of each of their rows."""
     drop = data.invalid_utf8 == config.InvalidUtf8.drop
     held_out: dict[str, list[tuple[str, ...]]] = {}
+    tags: dict[str, list[str]] = {}
     for part in parts:
         if part.split == "train":
             continue
@@ -368,22 +253,24 @@ def _read_held_out(
             if row is None:
                 notes[f"{part.split}: lines dropped that are not UTF-8"] += 1
             else:
-                rows.append((staging.with_tag(row[0], part.tag), *row[1:]))
+                rows.append(row)
         if not rows:
             raise UserError(f"data.{part.split}: {part.corpus.inputs()[0]} has no pairs")
-    return held_out
+        given = tags.setdefault(part.split, [])
+        given += [part.tag] * (len(rows) - len(given))
+    return held_out, tags
 
 
 def _read_training(
     path: Path,
     data: DataConfig,
-    parts: Sequence[_Part],
+    parts: Sequence[Part],
     held_out: dict[str, list[tuple[str, ...]]],
     notes: Counter[str],
 ) -> tuple[Staged, Funnel, dict[str, dict[str, int]]]:
     """Training text through all filters; the overlap with dev and test is always measured."""
     chosen, funnel = data.filters, Funnel()
-    source_language, target_language = _languages(data)
+    source_language, target_language = languages_of(data)
     switches = asdict(chosen)
     filters = cleaning.pair_filters(
         (name for name in cleaning.PAIR_FILTERS if switches[name]),
@@ -435,10 +322,28 @@ def _missing_sizes(
     return sizes
 
 
-def _symbols(tokenizer: TokenizerConfig, parts: Sequence[_Part]) -> list[str]:
-    """The user's symbols and the tags of corpora, each once."""
-    tags = [part.tag for part in parts if part.tag]
-    return list(dict.fromkeys([*tokenizer.user_symbols, *tags]))
+def _vocabulary(
+    tokenizer: TokenizerConfig, staged: Staged, parts: Sequence[Part], given: Tokenizers | None
+) -> Tokenizers:
+    """The given vocabulary, or one of this text; the tags of corpora are tokens of it.
+
+    Raises:
+        UserError: a tag that the given one does not have.
+    """
+    tags = list(dict.fromkeys(part.tag for part in parts if part.tag))
+    made = given or staging.train_tokenizers(
+        staged,
+        joint=tokenizer.joint,
+        model_type=str(tokenizer.type),
+        vocab_size=tokenizer.vocab_size,
+        character_coverage=tokenizer.character_coverage,
+        byte_fallback=tokenizer.byte_fallback,
+        user_symbols=list(dict.fromkeys([*tokenizer.user_symbols, *tags])),
+    )
+    for tag in tags:
+        if tag not in made.source.pieces(made.source.encode([tag])[0]):
+            raise UserError(f"the tag {tag} is not one token of the vocabulary that is used")
+    return made
 
 
 def _report_overlap(overlap: dict[str, dict[str, int]], report: Report) -> None:

@@ -47,6 +47,13 @@ class Prepared:
         """Identity of settings and content, whole."""
         return str(self.manifest["fingerprint"])
 
+    @property
+    def corpora(self) -> list[tuple[int, float]]:
+        """Training pairs and weight of each corpus in their order; empty where all weigh 1."""
+        counts = self.manifest.get("corpora", ())
+        mixture = [(c["kept"], c.get("weight", 1.0)) for c in counts]
+        return mixture if any(weight != 1.0 for _, weight in mixture) else []
+
     def split(self, name: str) -> Store:
         """``train``, ``valid`` or a test set. Raises UserError for another name."""
         splits = {"train": self.train, "valid": self.valid, **self.tests}

@@ -28,6 +28,7 @@ from nmt.data.cleaning import (
     text_hash,
 )
 from nmt.data.corpus import Corpus
+from nmt.data.mixture import with_tag
 from nmt.data.store import Ragged, Store, StoreWriter, open_store
 from nmt.data.tokenizer import UNK, Tokenizer, Tokenizers
 from nmt.errors import UserError
@@ -52,6 +53,8 @@ class Staged:
     """uint64 hashes of the source texts."""
     pairs: np.ndarray
     """uint64 hashes of both sides."""
+    read: list[int]
+    """Rows read of each corpus."""
     part: np.ndarray
     """0 stays in training, k is the k-th part split off, -1 is removed."""
 
@@ -82,6 +85,12 @@ class Staged:
         numbers = enumerate(sizes, 1)
         return {name: int(np.count_nonzero(self.part == number)) for number, name in numbers}
 
+    def counts(self) -> list[dict[str, int]]:
+        """Pairs read of each corpus, and pairs that stay in training, where they lie in a row."""
+        ends = np.searchsorted(self.numbers[self.part == 0], np.cumsum(self.read))
+        kept = np.diff(ends, prepend=0).tolist()
+        return [{"read": r, "kept": k} for r, k in zip(self.read, kept, strict=True)]
+
     def numbered(self, part: int) -> Iterator[tuple[int, str, str]]:
         """Row among all rows read, source and target of each pair of one part, in order."""
         rows = iter(self.numbers[self.part == part].tolist())
@@ -111,8 +120,10 @@ def stage(
 ) -> Staged:
     """Read corpora, each with the tag of its sources; what passes the filters goes to `path`."""
     numbers, sources, targets = array("q"), array("Q"), array("Q")
+    read = []
     with StoreWriter(path) as writer:
         for corpus, tag in corpora:
+            before = funnel.read
             rows = corpus.rows(notes, drop_invalid=drop_invalid)
             passed = clean(rows, filters, funnel)
             while chunk := list(islice(passed, _CHUNK)):
@@ -122,12 +133,14 @@ def stage(
                 nothing: list[list[int]] = [[]] * len(chunk)
                 tagged = [with_tag(source, tag) for _, source, _ in chunk]
                 writer.append(nothing, nothing, tagged, [target for _, _, target in chunk])
+            read.append(funnel.read - before)
     source_hashes = np.frombuffer(sources, np.uint64)
     return Staged(
         open_store(path),
         np.frombuffer(numbers, np.int64),
         source_hashes,
         pair_hashes(source_hashes, np.frombuffer(targets, np.uint64)),
+        read,
         np.zeros(len(numbers), np.int8),
     )
 
@@ -136,15 +149,12 @@ def _source_hashes(rows: Sequence[tuple[str, ...]]) -> np.ndarray:
     return np.fromiter((text_hash(row[0]) for row in rows), np.uint64, len(rows))
 
 
-def with_tag(source: str, tag: str) -> str:
-    return f"{tag} {source}" if tag else source
-
-
-def in_chunks(rows: Sequence[tuple[str, ...]]) -> Iterator[Texts]:
-    """Rows in memory in the form of `Staged.chunks`."""
+def in_chunks(rows: Sequence[tuple[str, ...]], tags: Sequence[str]) -> Iterator[Texts]:
+    """Rows in memory, each with its tag, in the form of `Staged.chunks`."""
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
-        yield [row[0] for row in chunk], [row[1] for row in chunk]
+        tagged = zip(chunk, tags[start : start + _CHUNK], strict=True)
+        yield [with_tag(row[0], tag) for row, tag in tagged], [row[1] for row in chunk]
 
 
 def train_tokenizers(

@@ -6,11 +6,9 @@ Every command that decodes, validation included, goes through `translate`.
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,25 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nmt.data.batching import Batch, collate
-from nmt.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer, Tokenizers
+from nmt.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizers
 from nmt.decoding.lines import Report, warn
+from nmt.decoding.parts import MAX_INPUT, Part, cut_lines
 from nmt.decoding.penalties import length_penalty
-from nmt.decoding.search import Hypothesis, SearchOptions, search
+from nmt.decoding.search import SearchOptions, search
 from nmt.errors import UserError
 from nmt.models.seq2seq import Seq2Seq, Source
 
 Ids = Sequence[int] | np.ndarray
-
-MAX_INPUT = 400
-"""Source tokens above which a line is translated in parts: no sentence of a training set is longer,
-and a model asked for more than it has seen drops text."""
-
-ENDINGS = (
-    re.compile(r"""[.!?…]+["'»”’)\]]*\s+|[。！？｡]+[」』”’）]*\s*"""),  # sentences
-    re.compile(r"""[,;:–—]+["'»”’)\]]*\s+|[、，；：､]+\s*"""),  # clauses
-    re.compile(r"\s+"),  # words
-)
-"""Where a long line may be cut, best places first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +99,6 @@ class PairScore:
         return self.log_prob / self.tokens
 
 
-@dataclass(slots=True)
-class _Part:
-    """What is decoded as one sentence: a line, or a part of a long one."""
-
-    line: int
-    ids: list[int]
-    prefix: list[int]
-    found: list[Hypothesis] = field(default_factory=list)
-
-
 @contextmanager
 def inference(model: Seq2Seq, precision: torch.dtype | None = None) -> Iterator[torch.device]:
     """Evaluation mode without gradients, under autocast where a ``precision`` is given.
@@ -154,21 +132,22 @@ def translate(
     prefixes: Sequence[str] | None = None,
     max_input: int = MAX_INPUT,
     joiner: str = " ",
+    tags: Sequence[str] = (),
     first_line: int = 1,
     report: Report = warn,
 ) -> list[Translation]:
     """Translate lines; the answer has one `Translation` per line, in the order of the lines.
 
-    A line without anything to translate gives an empty translation. A line of more tokens than the
-    model knows, or than ``max_input``, is cut at sentence ends (clauses, words, tokens, where there
-    are none) and its translated parts are put together with ``joiner``.
+    A line with nothing to translate gives an empty translation. One of more tokens than the model
+    knows, or than ``max_input``, is cut at sentence ends (clauses, words, tokens where there are
+    none) and its translated parts are put together with ``joiner``.
 
     Args:
-        batch_tokens: bound on sentences x padded source tokens x hypotheses of one batch; a single
-            sentence may exceed it.
+        batch_tokens: bound on sentences (one at least) x padded source tokens x hypotheses.
         precision: compute under autocast in this type; None for the weights' own.
         prefixes: what each translation must begin with; "" leaves it free.
         joiner: what stands between translated parts: "" for languages written without spaces.
+        tags: what a line may begin with that holds for all its parts.
         first_line: number of the first line, in warnings and as the seed of its samples.
 
     Raises:
@@ -177,10 +156,9 @@ def translate(
     if prefixes is not None and len(prefixes) != len(lines):
         raise UserError(f"{len(lines)} lines, but {len(prefixes)} prefixes: give one per line")
     limit = max(1, min(max_input, model.max_source_length or max_input) - 1)
-    parts, counts = _parts(tokenizers, lines, prefixes, limit, first_line, report)
+    parts, counts = cut_lines(tokenizers, lines, prefixes, limit, tags, first_line, report)
     with inference(model, precision) as device:
-        lengths = [len(part.ids) + 1 for part in parts]
-        for places in batches(lengths, batch_tokens // options.hypotheses):
+        for places in batches([len(p.ids) + 1 for p in parts], batch_tokens // options.hypotheses):
             rows = [parts[i] for i in places]
             batch = batch_of([part.ids for part in rows], [()] * len(rows)).to(device)
             found = search(
@@ -215,6 +193,7 @@ def translate_stream(
     precision: torch.dtype | None = None,
     max_input: int = MAX_INPUT,
     joiner: str = " ",
+    tags: Sequence[str] = (),
     report: Report = warn,
 ) -> Iterator[Translation]:
     """`translate` chunk by chunk (see `read_chunks`), so that memory is bounded by a chunk."""
@@ -229,63 +208,15 @@ def translate_stream(
             precision=precision,
             max_input=max_input,
             joiner=joiner,
+            tags=tags,
             first_line=first_line,
             report=report,
         )
         first_line += len(chunk)
 
 
-def _parts(
-    tokenizers: Tokenizers,
-    lines: Sequence[str],
-    prefixes: Sequence[str] | None,
-    limit: int,
-    first_line: int,
-    report: Report,
-) -> tuple[list[_Part], list[int]]:
-    """What is to be decoded, in order, and how many parts each line has (0: nothing to say)."""
-    texts = [_readable(line) for line in lines]
-    forced = tokenizers.target.encode(prefixes) if prefixes else [[] for _ in lines]
-    parts: list[_Part] = []
-    counts = []
-    for number, ids in enumerate(tokenizers.source.encode(texts)):
-        pieces = [ids] if ids and texts[number].strip() else []
-        if len(ids) > limit and pieces:
-            pieces = split_long(texts[number], tokenizers.source, limit)
-            report(
-                f"line {first_line + number} has {len(ids)} tokens, more than the {limit} that are "
-                f"translated at once: translated in {len(pieces)} parts"
-            )
-        for place, piece in enumerate(pieces):
-            parts.append(_Part(number, piece, [] if place else forced[number]))
-        counts.append(len(pieces))
-    return parts, counts
-
-
-def split_long(text: str, tokenizer: Tokenizer, limit: int, level: int = 0) -> list[list[int]]:
-    """Token ids of the parts of a text, none longer than ``limit``.
-
-    Every sentence is a part. A sentence that is too long is cut at clauses, those at words, those
-    between tokens, and the fragments are put together again as far as they fit.
-    """
-    ends = [0, *(match.end() for match in ENDINGS[level].finditer(text)), len(text)]
-    fragments = [text[a:b] for a, b in itertools.pairwise(ends) if text[a:b].strip()]
-    parts: list[list[int]] = []
-    for fragment, ids in zip(fragments, tokenizer.encode(fragments), strict=True):
-        if len(ids) <= limit:
-            pieces = [ids] if ids else []
-        elif level + 1 < len(ENDINGS):
-            pieces = split_long(fragment, tokenizer, limit, level + 1)
-        else:
-            pieces = [ids[i : i + limit] for i in range(0, len(ids), limit)]
-        if level and parts and pieces and len(parts[-1]) + len(pieces[0]) <= limit:
-            parts[-1] = parts[-1] + pieces.pop(0)
-        parts += pieces
-    return parts
-
-
 def _joined(
-    line: str, parts: list[_Part], tokenizers: Tokenizers, options: SearchOptions, joiner: str
+    line: str, parts: list[Part], tokenizers: Tokenizers, options: SearchOptions, joiner: str
 ) -> Translation:
     """The translation of a line from those of its parts."""
     if not parts:
@@ -312,11 +243,6 @@ def _joined(
     source_ids = [i for part in parts for i in part.ids]
     pieces = tokenizers.source.pieces(source_ids)
     return Translation(line, source_ids, pieces, n_best, parts=len(parts))
-
-
-def _readable(line: str) -> str:
-    """A line without line breaks and halves of surrogate pairs (which ``sys.argv`` may hold)."""
-    return line.encode("utf-8", "replace").decode("utf-8").replace("\n", " ")
 
 
 def _one_line(text: str) -> str:

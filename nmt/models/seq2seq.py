@@ -147,6 +147,7 @@ class Seq2Seq(nn.Module, ABC):
         super().__init__()
         self.source_vocab = source_vocab
         self.target_vocab = target_vocab
+        self.width = width
         self.target_embedding = nn.Embedding(target_vocab, embedding)
         self.source_embedding = None if tie == "all" else nn.Embedding(source_vocab, embedding)
         self.output_weight = (

@@ -197,10 +197,6 @@ def test_named_corpora_and_tags(pairs: Pairs, made: Made, write: Write) -> None:
     tokenizer = prepared.tokenizers.source
     tagged = next(i for i, text in enumerate(prepared.train.source_texts()) if text[0] == "<")
     assert "<b>" in tokenizer.pieces(prepared.train.source[tagged])
-    with pytest.raises(UserError, match="only weight 1"):
-        made(train=[{"name": "a", "path": "a", "weight": 2.0}], valid="dev")
-    with pytest.raises(UserError, match="tag cannot have a space"):
-        made(train=[{"name": "a", "path": "a", "tag": "<a b>"}], valid="dev")
 
 
 def test_separate_vocabularies(pairs: Pairs, made: Made, write: Write) -> None:

@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nmt.models.seq2seq import Reads
+
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 SPECIAL = {"pad": PAD, "unk": UNK, "bos": BOS, "eos": EOS}
 
@@ -56,7 +58,7 @@ class ScriptedModel(nn.Module):
         super().__init__()
         self.script = script
         self.looks = looks
-        self.source_vocab = self.target_vocab = vocab
+        self.source_vocab = self.target_vocab = self.width = vocab
         self.max_source_length: int | None = None
         self.max_target_length = max_target_length
         self.encoded = 0
@@ -76,6 +78,9 @@ class ScriptedModel(nn.Module):
     def start(self, memory: ScriptedMemory, rows: Tensor, capacity: int) -> ScriptedCache:
         self.capacity = capacity
         return ScriptedCache(rows.tolist(), [()] * len(rows))
+
+    def begin(self, memory: ScriptedMemory, reads: Reads, capacity: int) -> ScriptedCache:
+        return self.start(memory, reads.rows_N, capacity)
 
     def decode(
         self,

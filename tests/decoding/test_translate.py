@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from nmt.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizer, Tokenizers
 from nmt.decoding.lines import read_lines
+from nmt.decoding.parts import split_long
 from nmt.decoding.search import SearchOptions
 from nmt.decoding.translate import (
     PairScore,
     score_ids,
     score_pairs,
-    split_long,
     translate,
     translate_stream,
     validation_loss,

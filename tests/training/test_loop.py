@@ -71,6 +71,22 @@ def test_stopped_and_resumed_is_bitwise_the_same(
     assert not whole.same_weights(first)
 
 
+def test_a_weighted_mixture_resumes_bitwise_in_a_later_epoch(
+    toy: ModuleType, tmp_path: Path
+) -> None:
+    def go(name: str, steps: int, weight: float = 1.5) -> Any:
+        pairs = toy.toy_pairs(corpora=[(40, 0.3), (20, weight)])
+        return toy.run_toy(tmp_path / name, pairs=pairs, max_steps=steps, validate_every=50)
+
+    whole, first = go("whole", 22), go("parts", 16)
+    cursor = TrainState.parse(_state(first.run)["state"]).cursor
+    assert cursor.epoch > 0
+    assert cursor.consumed > 0
+    assert whole.same_weights(go("parts", 22))
+    with pytest.raises(UserError, match="other data or batches"):
+        go("parts", 24, weight=3.0)
+
+
 def _state(run: Path) -> dict[str, Any]:
     name = read_index(run / "checkpoints").last
     assert name is not None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,13 @@ def ragged(rows: list[list[int]]) -> Ragged:
     return Ragged(np.array([i for row in rows for i in row], dtype=np.int32), offsets, lengths)
 
 
-def toy_pairs(count: int = 60, *, batch_tokens: int = 64, sample: Any = None) -> TrainingPairs:
+def toy_pairs(
+    count: int = 60,
+    *,
+    batch_tokens: int = 64,
+    sample: Any = None,
+    corpora: Sequence[tuple[int, float]] = (),
+) -> TrainingPairs:
     """Copy with a shift: short random sentences of ids 4 to VOCABULARY - 1."""
     rng = np.random.default_rng(7)
     rows = [rng.integers(4, VOCABULARY, rng.integers(1, 9)).tolist() for _ in range(count)]
@@ -54,6 +60,7 @@ def toy_pairs(count: int = 60, *, batch_tokens: int = 64, sample: Any = None) ->
         bos=2,
         eos=3,
         sample=sample,
+        corpora=corpora,
     )
 
 
