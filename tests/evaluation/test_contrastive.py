@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nmt.data.grammar import load_lexicon
+from nmt.data.grammar import load_lexicon, words
 from nmt.decoding.translate import PairScore
 from nmt.errors import UserError
 from nmt.evaluation.probes.contrastive import (
@@ -79,6 +79,20 @@ def test_who_reads_the_source_gains() -> None:
     assert found.accuracy.n == 30  # pairs, not their two halves
     with pytest.raises(ValueError, match="different items"):
         compare(found, contrastive(ITEMS, reader).by_sum)
+
+
+def test_misreadings_differ_in_the_pronoun_and_what_agrees() -> None:
+    lexicon = load_lexicon(ROOT / "data" / "lexicon_en_fr.yaml")
+    items = grammar_items(lexicon, "antecedent", 12, 1)
+    assert len({item.source for item in items}) == 24
+    for item in items:
+        right, wrong = words(item.right), words(item.wrong)
+        changed = [(a, b) for a, b in zip(right, wrong, strict=True) if a != b]
+        assert set(changed[0]) == {"il", "elle"}
+        assert all(a[0] == b[0] for a, b in changed[1:])  # beau, belle
+        assert len(changed) <= 2
+    with pytest.raises(ValueError, match="not 'weather'"):
+        grammar_items(lexicon, "weather", 1, 1)
 
 
 def test_gain_is_the_mean_over_groups() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from nmt.data.grammar import minimal_pairs
+from nmt.data.grammar import minimal_pairs, misread_pairs
 from nmt.data.lexicon import Lexicon
 from nmt.errors import UserError
 from nmt.evaluation.probes import Score
@@ -110,17 +110,28 @@ def _rows(path: Path, columns: int) -> list[list[str]]:
 def grammar_items(lexicon: Lexicon, kind: str, count: int, seed: int) -> list[ContrastiveItem]:
     """Two items of each of ``count`` minimal pairs of the embedded corpus.
 
-    What is right after one source is wrong after the other, so that whoever does not read the
-    source is right on exactly half of them, ties aside.
-
     Args:
-        kind: ``negation`` or ``antecedent``, as `nmt.data.grammar.minimal_pairs` has them.
+        kind: ``negation``: what is right after one source is wrong after the other, so that whoever
+            does not read the source is right on exactly half of them, ties aside. ``antecedent``:
+            the wrong target has *il* for *elle* or the other way round, with what agrees with it.
+
+    Raises:
+        ValueError: another kind.
     """
-    items = []
-    for group, (one, two) in enumerate(minimal_pairs(lexicon, kind, count, seed)):
-        items.append(ContrastiveItem(one.source, one.target, two.target, group, kind))
-        items.append(ContrastiveItem(two.source, two.target, one.target, group, kind))
-    return items
+    if kind == "antecedent":
+        readings = enumerate(misread_pairs(lexicon, count, seed))
+        return [
+            ContrastiveItem(right.source, right.target, wrong.target, group, kind)
+            for group, pair in readings
+            for right, wrong in pair
+        ]
+    if kind != "negation":
+        raise ValueError(f"kind is negation or antecedent, not {kind!r}")
+    return [
+        ContrastiveItem(one.source, one.target, two.target, group, kind)
+        for group, pair in enumerate(minimal_pairs(lexicon, kind, count, seed))
+        for one, two in (pair, pair[::-1])
+    ]
 
 
 def contrastive(items: Sequence[ContrastiveItem], score: Score, *, seed: int = 1) -> Contrastive:
