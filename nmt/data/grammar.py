@@ -26,7 +26,8 @@ from nmt.data.tables import Choice, Tables, admits
 from nmt.errors import UserError
 
 __all__ = [
-    "Example", "build_example", "generate", "join", "load_lexicon", "minimal_pairs", "words",
+    "Example", "build_example", "generate", "join", "load_lexicon", "minimal_pairs",
+    "misread_pairs", "words",
 ]  # fmt: skip
 
 #: Source words, punctuation included, of the longest training sentence, and of ``test_long``.
@@ -231,6 +232,29 @@ def minimal_pairs(
     return pairs
 
 
+def misread_pairs(
+    lexicon: Lexicon, count: int, seed: int
+) -> list[tuple[tuple[Example, Example], tuple[Example, Example]]]:
+    """Pairs of kind ``antecedent``, each sentence with its misreading.
+
+    A misreading has the same English; in French the pronoun, and what agrees with it, is that of
+    the other noun.
+    """
+    sampler = Sampler(Tables(lexicon), Random(f"{seed} misread"))
+    pairs: list[tuple[tuple[Example, Example], tuple[Example, Example]]] = []
+    taken: set[str] = set()
+    while len(pairs) < count:
+        try:
+            trees = _antecedents(lexicon, sampler)
+        except Unsuitable:
+            continue
+        one, misread_one, two, misread_two = (build_example(lexicon, tree) for tree in trees)
+        if one.source not in taken:
+            taken.add(one.source)
+            pairs.append(((one, misread_one), (two, misread_two)))
+    return pairs
+
+
 def _negation_pair(lexicon: Lexicon, sampler: Sampler) -> tuple[Sentence, Sentence]:
     """One clause twice, affirmed and denied, in a tense where English only adds *not*."""
     sampler.start()
@@ -250,6 +274,14 @@ def _negation_pair(lexicon: Lexicon, sampler: Sampler) -> tuple[Sentence, Senten
 
 def _antecedent_pair(lexicon: Lexicon, sampler: Sampler) -> tuple[Sentence, Sentence]:
     """The animal did not cross the street because it was too tired, too wide."""
+    tired, _, wide, _ = _antecedents(lexicon, sampler)
+    return tired, wide
+
+
+def _antecedents(
+    lexicon: Lexicon, sampler: Sampler
+) -> tuple[Sentence, Sentence, Sentence, Sentence]:
+    """An antecedent pair, each followed by its misreading, where *it* is the other noun."""
     rng, tables = sampler.rng, sampler.tables
     verb = Choice((v, v.weight) for v in lexicon.verbs.values() if _pairs_on(v)).pick(rng)
     subject = Choice((n, n.weight) for n in tables.subjects[verb.id] if n.leaf == "beast").pick(rng)
@@ -273,7 +305,10 @@ def _antecedent_pair(lexicon: Lexicon, sampler: Sampler) -> tuple[Sentence, Sent
         because = Clause(it, lexicon.verbs["be"], tense, adjective=adjective, degree=degree)
         return Sentence(main, linked=[Linked(lexicon.links["because"], because)])
 
-    return sentence(tired, True), sentence(wide, False)
+    return (
+        *(sentence(tired, True), sentence(tired, False)),
+        *(sentence(wide, False), sentence(wide, True)),
+    )
 
 
 def _pairs_on(verb: Verb) -> bool:
