@@ -577,6 +577,8 @@ class RecipeConfig:
 
     words: list[str] = field(default_factory=list)
     steps: int = 1_000
+    warmup: int = 0
+    """Of the learning rate, in updates; at most a quarter of what is trained."""
 
 
 @dataclass(slots=True, kw_only=True)

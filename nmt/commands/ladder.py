@@ -84,7 +84,8 @@ def plan(config: StoryConfig, data: str, typed: Sequence[str], folder: Path) -> 
                 continue
             recipe = _recipe(config, data, rung.recipe, name)
             steps = max(1, round(recipe.steps * rung.times * config.scale))
-            words = [*recipe.words, *rung.words, *typed, f"train.max_steps={steps}", f"seed={seed}"]
+            ends = [f"train.max_steps={steps}", f"optim.warmup={min(recipe.warmup, steps // 4)}"]
+            words = [*recipe.words, *rung.words, *typed, *ends, f"seed={seed}"]
             after = f"{rung.after}-s{seed}" if rung.after else ""
             if after:
                 words.append(f"train.init_from={folder / 'runs' / after}")

@@ -21,8 +21,8 @@ from nmt.data.grammar import load_lexicon
 from nmt.evaluation.anatomy import dissect
 from nmt.evaluation.claims import LONG
 from nmt.evaluation.probes.contrastive import (
-    ContrastiveItem,
     Contrastive,
+    ContrastiveItem,
     compare,
     contrastive,
     grammar_items,
@@ -218,7 +218,7 @@ def anatomy(bench: Bench) -> Numbers:
             },
             {
                 "kind": "bars",
-                "title": "… and what the model expects after reading the weighted sum",
+                "title": "… and what comes next, given the weighted sum",
                 "x_label": "probability, %",
                 "rows": [piece for piece, _ in parts.next_words[step]],
                 "values": [100 * chance for _, chance in parts.next_words[step]],
@@ -573,7 +573,7 @@ def cost(bench: Bench) -> Numbers:
 
 
 def _memory_limit() -> int:
-    """A quarter of the memory that is free, and never more than 2 GiB: nothing else shall suffer."""
+    """A quarter of the memory that is free, at most 2 GiB: nothing else shall suffer."""
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
         free = next(int(line.split()[1]) for line in text.split("\n") if "MemAvailable" in line)

@@ -22,7 +22,6 @@ from nmt.commands.ladder import (
     State,
     Stopped,
     Training,
-    clock,
     display,
     plan,
     train_process,

@@ -75,13 +75,15 @@ class Rule:
     """How a verdict comes about.
 
     Args:
-        statistic: what the primary statistic is, with its unit.
+        statistic: what the primary statistic is.
+        unit: of the statistic.
         decide: from the interval of the statistic to an outcome.
         refuted: what would refute the claim, as the end of a sentence.
         least: how much material there must be, by the names in ``counts``.
     """
 
     statistic: str
+    unit: str
     decide: Decide
     refuted: str
     least: Mapping[str, int] = field(default_factory=dict)
@@ -103,7 +105,7 @@ class Rule:
             math.nan if statistic[name] is None else float(statistic[name])
             for name in ("value", "low", "high")
         )
-        text = f"{_number(value)} [{_number(low)}, {_number(high)}]"
+        text = f"{_number(value)} [{_number(low)}, {_number(high)}] {self.unit}".rstrip()
         if not all(map(math.isfinite, (value, low, high))):
             return Verdict(Outcome.inconclusive, f"{text}: an end of the interval is missing")
         return Verdict(self.decide(low, high), text)
@@ -178,7 +180,8 @@ CLAIMS: tuple[Claim, ...] = (
         "by sentence: how fast does the gain in chrF grow with the length of the source? One more "
         "run without attention has twice the updates, as a control for slow learning.",
         rule=Rule(
-            statistic="slope of the gain of attention on source length, chrF points per word",
+            statistic="slope of the gain of attention on source length",
+            unit="chrF points per word",
             decide=above(0.0),
             refuted="the gain of attention did not grow with length (a slope of 0 or below)",
             least={f"test sentences of more than {LONG} words": 100},
@@ -204,6 +207,7 @@ CLAIMS: tuple[Claim, ...] = (
         "fed back, for all of them; the location-aware score stands apart.",
         rule=Rule(
             statistic="test BLEU of cosine minus dot product",
+            unit="BLEU",
             decide=within(-MARGIN, MARGIN),
             refuted=f"cosine and dot product differ by {MARGIN:g} BLEU or more",
         ),
@@ -219,6 +223,7 @@ CLAIMS: tuple[Claim, ...] = (
         "one score; windows of 2 and 4 positions to each side, by length.",
         rule=Rule(
             statistic="test chrF of the current state asking minus the previous one",
+            unit="chrF points",
             decide=above(-MARGIN),
             refuted=f"the current state is worse by {MARGIN:g} chrF or more",
         ),
@@ -234,8 +239,8 @@ CLAIMS: tuple[Claim, ...] = (
         "negation. The shorter one wins by length and a language model can guess, so the same "
         "choice with a shuffled source is taken off.",
         rule=Rule(
-            statistic="contrastive accuracy above the shuffled source, attention minus none, "
-            "percentage points",
+            statistic="contrastive accuracy above the shuffled source, attention minus none",
+            unit="percentage points",
             decide=above(0.0),
             refuted="attention did not choose the right polarity more often than the model without",
             least={"minimal pairs": 100},
@@ -251,6 +256,7 @@ CLAIMS: tuple[Claim, ...] = (
         "last state, or from a learnt function of it.",
         rule=Rule(
             statistic="test chrF of the learnt start minus zeros, mean of both models",
+            unit="chrF points",
             decide=above(0.0),
             refuted="a learnt start is no better than zeros",
         ),
@@ -267,6 +273,7 @@ CLAIMS: tuple[Claim, ...] = (
         rule=Rule(
             statistic="exponent in sentence length of the Transformer's training speed relative "
             "to the LSTM's",
+            unit="",
             decide=above(0.0),
             refuted="the Transformer's advantage in training speed does not grow with length",
             least={"lengths timed": 3},
@@ -287,7 +294,8 @@ CLAIMS: tuple[Claim, ...] = (
         "guarantee a hit.",
         rule=Rule(
             statistic="attention of the pronoun on a noun where it is the antecedent, minus where "
-            "it is not, percentage points",
+            "it is not",
+            unit="percentage points",
             decide=above(0.0),
             refuted="the pronoun attends no more to a noun that is its antecedent than to one that "
             "is not",
@@ -304,7 +312,8 @@ CLAIMS: tuple[Claim, ...] = (
         "corpus; dev loss at each model's best step.",
         rule=Rule(
             statistic="best dev loss of 16 heads minus 4 heads of the same head width, small "
-            "corpus, nats per token",
+            "corpus",
+            unit="nats per token",
             decide=above(0.0),
             refuted="16 heads are no worse than 4 on the small corpus",
             least={"seeds": 2},
@@ -324,6 +333,7 @@ CLAIMS: tuple[Claim, ...] = (
         "linear. A method that would not fit into the memory that is free is not run.",
         rule=Rule(
             statistic="fitted exponent of the time of explicit attention over its top octaves",
+            unit="",
             decide=within(*TIMES_OF_TWO),
             refuted=f"the exponent is below {TIMES_OF_TWO[0]:g} or above {TIMES_OF_TWO[1]:g}",
             least={"lengths measured": 4},
@@ -337,6 +347,7 @@ CLAIMS: tuple[Claim, ...] = (
         "against as many harmless added words, because a longer input costs something by itself.",
         rule=Rule(
             statistic="chrF lost to noise beyond the loss to harmless words, at the highest rate",
+            unit="chrF points",
             decide=above(0.0),
             refuted="noise costs no more than harmless words",
             least={"test sentences": 100},
@@ -353,6 +364,7 @@ CLAIMS: tuple[Claim, ...] = (
         "sentence.",
         rule=Rule(
             statistic="Kendall's tau of attention and effect of masking, mean over sentences",
+            unit="",
             decide=within(0.0, AGREEMENT),
             refuted=f"a tau of 0 or below (weights say nothing) or of {AGREEMENT:g} or above "
             "(weights are as good as causes)",
@@ -369,6 +381,7 @@ CLAIMS: tuple[Claim, ...] = (
         "other domain with as much data.",
         rule=Rule(
             statistic="out-of-domain chrF of the model of that domain minus the travelling one",
+            unit="chrF points",
             decide=above(0.0),
             refuted="the travelling model is as good as one of the domain",
             least={"sentences of another domain": 100},
@@ -391,6 +404,7 @@ CLAIMS: tuple[Claim, ...] = (
         "against a model that starts from nothing, with the same tokenizer.",
         rule=Rule(
             statistic=f"chrF on the new task with {TRANSFER[2]:,} pairs, tuned minus from scratch",
+            unit="chrF points",
             decide=above(0.0),
             refuted="starting from the old model is no better than starting from nothing",
         ),

@@ -88,7 +88,7 @@ def svg(panels: Sequence[Panel], prefix: str, label: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r' xmlns:xlink="[^"]*"', "", text).replace("xlink:href=", "href=")
-    text = re.sub(r'\b(id|href)="(#?)', rf'\1="\2{prefix}-', text)
+    text = re.sub(r'\b(id="|href="#)', rf"\1{prefix}-", text)
     text = text.replace("url(#", f"url(#{prefix}-")
     head = re.compile(r'<svg\b([^>]*?) width="[^"]*"([^>]*)>')
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
@@ -197,7 +197,16 @@ def _histogram(axes: Axes, panel: Panel) -> None:
 def _heat(axes: Axes, panel: Panel) -> None:
     matrix = np.asarray(panel["matrix"], dtype=float)
     # Light colours only, so that black numbers stay readable in print too.
-    axes.imshow(matrix, cmap="Greys", vmin=0.0, vmax=200.0, aspect="auto")
+    # Cells are drawn, not a picture of them, so that the figure stays sharp and small.
+    axes.pcolormesh(
+        np.arange(matrix.shape[1] + 1) - 0.5,
+        np.arange(matrix.shape[0] + 1) - 0.5,
+        matrix,
+        cmap="Greys",
+        vmin=0.0,
+        vmax=200.0,
+    )
+    axes.set_ylim(matrix.shape[0] - 0.5, -0.5)
     for row, column in np.ndindex(*matrix.shape):
         if matrix[row, column] >= 0.5:
             text = f"{matrix[row, column]:.0f}"

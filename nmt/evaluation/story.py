@@ -61,6 +61,11 @@ class Section:
         return "shown"
 
     @property
+    def told(self) -> bool:
+        """Whether there is more to say than the line in the table of verdicts."""
+        return self.numbers is not None or bool(self.finding) or self.state == "failed"
+
+    @property
     def mark(self) -> str:
         return MARKS[self.verdict.outcome] if self.verdict is not None else "·"
 
@@ -184,7 +189,7 @@ def markdown(story: Story) -> str:
     ]
     lines += ["", *_markdown_table(["#", "verdict", "claim", "in numbers"], rows)]
     for section in story.sections:
-        if section.claim.kind is not Kind.later:
+        if section.told:
             lines += ["", *_markdown_section(section)]
     lines += ["", "## Trainings", ""]
     shown = [[r.name, r.state, f"{r.steps:,}", f"{r.minutes:.1f}"] for r in story.trainings]
@@ -242,7 +247,7 @@ h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; line-height: 1.25; }
 table { border-collapse: collapse; width: 100%; font: .85rem/1.4 "DejaVu Sans", Arial, sans-serif; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0;
   border-bottom: 1px solid #bbb; }
-td.n, th.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } td.n { white-space: nowrap; }
 .wide { overflow-x: auto; }
 .v { white-space: nowrap; font-weight: bold; }
 .reproduced { border-left: .4rem solid #000; padding-left: .4rem; }
@@ -258,6 +263,7 @@ pre { background: #f2f2f2; padding: .6rem; white-space: pre-wrap; word-break: br
 @media (max-width: 34rem) { .verdicts thead { display: none; }
   .verdicts tr { display: block; padding: .5rem 0; border-bottom: 1px solid #bbb; }
   .verdicts td { display: block; border: 0; padding: .1rem 0; text-align: left; }
+  .verdicts td.n { float: left; min-width: 2rem; }
   .verdicts td.v { padding-left: .4rem; white-space: normal; } }
 @media print { body { max-width: none; font-size: 10pt; padding: 0; }
   figure, .verdicts tr { break-inside: avoid; } h2 { break-after: avoid; } }
@@ -312,7 +318,7 @@ def page(story: Story, figures: Mapping[int, str]) -> str:
         sections="\n".join(
             _section(section, figures.get(section.claim.number, ""))
             for section in story.sections
-            if section.claim.kind is not Kind.later
+            if section.told
         ),
         trainings=_table(
             ["training", "state", "updates", "minutes"],
@@ -326,7 +332,7 @@ def _verdict_row(section: Section) -> str:
     claim, verdict = section.claim, section.verdict
     kind = CLASSES.get(verdict.outcome, "other") if verdict else "other"
     number = str(claim.number)
-    if claim.kind is not Kind.later:
+    if section.told:
         number = f'<a href="#claim-{number}">{number}</a>'
     reason = verdict.reason if verdict else section.problem
     return (
