@@ -37,6 +37,10 @@ def find_cues(text: str, language: str) -> list[str]:
     return found(WORD.findall(text.replace("’", "'")))
 
 
+def _listed(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 def _after(words: Sequence[str], place: int, count: int = 1) -> str:
     """The next words, joined; nothing beyond the end."""
     return " ".join(words[place + 1 : place + 1 + count])
@@ -48,19 +52,19 @@ def _before(words: Sequence[str], place: int, count: int = 1) -> str:
 
 # ---- English -------------------------------------------------------------------------------------
 
-_EN_WORDS = frozenset(
+_EN_WORDS = _listed(
     "not n't cannot never nobody nothing nowhere none neither nor no no-one dont didnt doesnt "
-    "isnt cant wont".split()
+    "isnt cant wont"
 )
 _EN_TAG = re.compile(r"n't (?:i|you|he|she|it|we|they|there|one) \?$")
-_EN_ADDS = frozenset("only just merely simply solely least".split())
+_EN_ADDS = _listed("only just merely simply solely least")
 _EN_IDIOMS = {  # what may follow *no* without denying anything
     *("doubt", "matter", "wonder", "sooner", "less", "fewer", "problem ."),
 }
 
 
 def _english(words: list[str]) -> list[str]:
-    words = [word.lower() for word in words]
+    words = [word.lower().rstrip("'") for word in words]  # nobody's
     found = []
     open_neither = False
     for place, word in enumerate(words):
@@ -81,14 +85,14 @@ def _english_denies(words: list[str], place: int) -> bool:
         answer = not following or not following[0].isalnum()
         return not (answer or following in _EN_IDIOMS or following.isdigit() or before == "or")
     if word == "not":
-        # "not only … but", "whether or not", "if not", "why not?"; "not for nothing" is one
+        # "not only … but", "whether or not", "if not", "why not?"
         return following not in _EN_ADDS and before not in ("or", "if", "why")
     if word == "n't":
         return not _EN_TAG.search(" ".join(words[place : place + 3]))
     if word == "never":
         return following != "mind"
     if word == "nothing":
-        return following != "but" and _before(words, place, 2) != "not for"
+        return following != "but" and before != "for"
     if word == "none":
         return _after(words, place, 2) not in ("the less", "other than")
     return True
@@ -100,7 +104,7 @@ _DE_WORD = re.compile(
     r"nicht|nichts|nie|niemals|nimmer|niemand(?:e[mns])?|nirgend(?:s|wo|wohin|woher)|weder|"
     r"kein(?:e|em|en|er|es|s)?|keinerlei|keines(?:wegs|falls)"
 )
-_DE_ADDS = frozenset("nur bloß allein zuletzt".split())
+_DE_ADDS = _listed("nur bloß allein zuletzt")
 
 
 def _german(words: list[str]) -> list[str]:
@@ -129,19 +133,21 @@ def _german_denies(words: list[str], place: int) -> bool:
 # ---- French --------------------------------------------------------------------------------------
 
 _FR_NE = frozenset(("ne", "n'"))
-_FR_SECOND = frozenset(
-    "pas point plus jamais rien personne aucun aucune nul nulle nullement ni aucunement".split()
+_FR_SECOND = _listed(
+    "pas point plus guère jamais rien personne aucun aucune nul nulle nullement ni aucunement"
 )
-_FR_FIRST = frozenset("rien personne aucun aucune nul nulle jamais ni pas".split())
-_FR_DETERMINERS = frozenset(
+_FR_FIRST = _listed("rien personne aucun aucune nul nulle jamais ni pas")
+_FR_NOBODY = frozenset(("personne", "rien", "aucun", "aucune"))
+_FR_DETERMINERS = _listed(
     "le la l' les un une des du de d' au aux à ce cet cette ces mon ma mes ton ta tes son sa ses "
     "notre nos votre vos leur leurs quel quelle quels quelles chaque toute tout toutes tous "
     "quelque quelques plusieurs deux trois quatre cinq six sept huit neuf dix vingt cent premier "
     "première dernier dernière grand grande grands petit petite petits faux seul seule autre "
-    "autres même mêmes jeune vieille belle bonne certaine tel telle par en sur bons lents quelle "
-    "mille".split()
+    "autres jeune vieille belle bonne certaine tel telle par en sur bons lents "
+    "mille"
 )
 _FR_QUE = frozenset(("que", "qu'"))
+_FR_SUBJECTS = _listed("je j' tu il ils elle elles on ce c'")
 _FR_BARE_NE = re.compile(  # verbs that ne alone can deny
     r"cess(?:e|es|ent|ait|aient|a|ez|ons|er|era)|os(?:e|es|ent|ait|aient|a|ez|er)|"
     r"pu(?:is|t|rent)|peu[xt]|peuvent|pouv(?:ais|ait|aient|oir|ez|ons)|pourr(?:ait|ais|aient|a)|"
@@ -172,11 +178,8 @@ def _french(words: list[str]) -> list[str]:
         if place in used or not _alone(words, place) or (word == "ni" and open_ni):
             continue
         open_ni = open_ni or word == "ni"
-        if word in ("personne", "rien", "aucun", "aucune") and _before(words, place) in (
-            *("plus", "jamais", "pas", "presque"),
-        ):
-            if _before(words, place) != "presque":
-                continue  # plus rien, jamais personne: one negation
+        if word in _FR_NOBODY and _before(words, place) in ("plus", "jamais", "pas"):
+            continue  # plus rien, jamais personne: one negation
         cues.append((place, word))
     return [cue for _, cue in sorted(cues)]
 
@@ -218,14 +221,22 @@ def _with_ne(words: list[str], place: int, clause: set[int]) -> str:
         if word not in _FR_SECOND or _is_noun(words, here):
             continue
         following = _after(words, here)
-        if word == "plus" and (following in _FR_QUE or _compares(words, here)):
+        if word == "plus" and (_only(words, here + 1) or _compares(words, here)):
             continue
         if word == "pas" and following in ("seulement", "uniquement"):
             return ""  # not only
+        if word == "rien" and _after(words, here, 3) in ("d' autre que", "d' autre qu'"):
+            return ""  # nothing but
         return word
     verb = next((words[here] for here in sorted(clause) if here > place), "")
     expletive = _FR_TRIGGERS.search(" ".join(words[max(0, place - 8) : place]))
     return verb if _FR_BARE_NE.fullmatch(verb) and not expletive else ""
+
+
+def _only(words: list[str], place: int) -> bool:
+    """Whether a que after *ne … plus* restricts; one before *il* and a verb opens a clause."""
+    opens = _after(words, place) in _FR_SUBJECTS and _after(words, place, 2)[-1:].isalpha()
+    return place < len(words) and words[place] in _FR_QUE and not opens
 
 
 def _compares(words: list[str], place: int) -> bool:
@@ -239,6 +250,8 @@ def _is_noun(words: list[str], place: int) -> bool:
     if words[place] in ("pas", "point", "personne"):
         if words[place] == "personne" and before in ("à", "de", "d'", "par", "en", "sur"):
             return False
+        if before == "même":  # "du même pas", but "même pas"
+            before = _before(words, place - 1)
         return before in _FR_DETERMINERS or _before(words, place, 2).endswith("pas à")
     return words[place] == "rien" and before in ("un", "de")
 
@@ -250,13 +263,14 @@ def _alone(words: list[str], place: int) -> bool:
         idiom = following in ("mal", "seulement", "que", "qu'", "à", "uniquement")
         return not (idiom or _is_noun(words, place) or before in ("pourquoi", "ou", "sinon", "n'"))
     if word == "jamais":
-        never = before not in ("si", "à", "que", "qu'", "pour") and "-" not in before
-        return never
+        said = words[max(0, place - 8) : place]  # "si jamais", "le plus beau que j'aie jamais vu"
+        ever = {"si", "à", "pour", *_FR_QUE}.intersection(said) or any("-" in word for word in said)
+        return not ever
     if word == "rien":
         return before not in ("un", "de", "pour", "sans") and following not in _FR_QUE
     if word == "personne":
         return place == 0 or before in ("a", "avait", "vu", "connais", "plus", "vois")
-    if word in ("aucun", "aucune"):
+    if word in _FR_NOBODY:
         return before != "sans"
     if word == "plus":  # moi non plus
         return before == "non"
