@@ -54,19 +54,21 @@ class Explained:
     norms: dict[str, Tensor] = field(default_factory=dict)
 
     def weighted(self, kind: str) -> Tensor:
-        """Norm-weighted attention (L, H, rows, columns): weights times norms, rows summing to one.
+        """Norm-weighted attention (L, H, rows, columns): weights times norms.
 
-        Kobayashi et al. 2020 for each head. Rows that add nothing stay zero.
+        Kobayashi et al. 2020, for each head. Scaled so that the heads of a layer together give each
+        row a sum of one; a head that adds more has the larger share. A row to which nothing is
+        added stays zero.
 
         Raises:
             UserError: there are no weights of that kind; says why.
         """
-        kinds = {"encoder": self.encoder, "decoder": self.decoder, "cross": self.cross}
-        weights_LHQK = kinds[kind]
+        weights_LHQK = {"encoder": self.encoder, "decoder": self.decoder, "cross": self.cross}[kind]
         if weights_LHQK is None:
-            raise UserError(f"this model has no {kind} attention to weigh: {self.missing[kind]}")
+            reason = self.missing.get(kind, "it has none")
+            raise UserError(f"this model has no {kind} attention to weigh: {reason}")
         added_LHQK = weights_LHQK * self.norms[kind][:, :, None, :]
-        return added_LHQK / added_LHQK.sum(-1, keepdim=True).clamp(min=1e-12)
+        return added_LHQK / added_LHQK.sum((1, 3), keepdim=True).clamp(min=1e-12)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists for JSON, weights rounded to four digits."""

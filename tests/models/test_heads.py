@@ -48,7 +48,7 @@ def test_silenced_as_if_built_so(
         assert torch.equal(whole(source, tgt_BT), without(source, tgt_BT))
     assert torch.equal(whole(source, tgt_BT), before)
     assert not torch.equal(without(source, tgt_BT), before)
-    with pytest.raises(UserError, match="this model has encoder.0.0 to cross.1.1"):
+    with pytest.raises(UserError, match=r"this model has encoder\.0\.0 to cross\.1\.1"):
         masked(whole, ["cross.2.0"]).__enter__()
 
 
