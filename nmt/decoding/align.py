@@ -14,7 +14,7 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +41,8 @@ class Explained:
 
     Both token lists end in ``</s>``. ``cross`` is (L, H, T, S), ``encoder`` (L, H, S, S) and
     ``decoder`` (L, H, T, T), where row and column t of ``decoder`` stand for the token *read*: the
-    start token, then the target without its end.
+    start token, then the target without its end. ``norms`` says for each of them how large what its
+    columns are read as is, (L, H, columns).
     """
 
     source: list[str]
@@ -50,6 +51,24 @@ class Explained:
     decoder: Tensor | None
     cross: Tensor | None
     missing: dict[str, str]
+    norms: dict[str, Tensor] = field(default_factory=dict)
+
+    def weighted(self, kind: str) -> Tensor:
+        """Norm-weighted attention (L, H, rows, columns): weights times norms.
+
+        Kobayashi et al. 2020, for each head. Scaled so that the heads of a layer together give each
+        row a sum of one; a head that adds more has the larger share. A row to which nothing is
+        added stays zero.
+
+        Raises:
+            UserError: there are no weights of that kind; says why.
+        """
+        weights_LHQK = {"encoder": self.encoder, "decoder": self.decoder, "cross": self.cross}[kind]
+        if weights_LHQK is None:
+            reason = self.missing.get(kind, "it has none")
+            raise UserError(f"this model has no {kind} attention to weigh: {reason}")
+        added_LHQK = weights_LHQK * self.norms[kind][:, :, None, :]
+        return added_LHQK / added_LHQK.sum((1, 3), keepdim=True).clamp(min=1e-12)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists for JSON, weights rounded to four digits."""
@@ -164,6 +183,10 @@ def _explain_batch(
             decoder=part(weights.decoder, row, t, t),
             cross=part(weights.cross, row, t, s),
             missing=weights.missing,
+            norms={
+                kind: norms_LBHK[:, row, :, : t if kind == "decoder" else s].float().cpu()
+                for kind, norms_LBHK in weights.norms.items()
+            },
         )
 
 

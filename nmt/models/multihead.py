@@ -7,7 +7,7 @@ the length, not with its square. Shape letters as in seq2seq.py.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -136,6 +136,7 @@ class MultiHead(nn.Module):
     """
 
     no_weights: str | None = None  # why there are no attention weights to show
+    inputs: nn.Linear
     out: nn.Linear
 
     def __init__(self, size: HeadSize, masked: Sequence[int]) -> None:
@@ -169,6 +170,25 @@ class MultiHead(nn.Module):
         """The heads [N, H, T, d] of each projection in [N, T, parts * H * d]."""
         heads = projected_NTI.unflatten(-1, (-1, self.size.heads, self.size.head_width))
         return tuple(heads.permute(2, 0, 3, 1, 4).unbind(0))
+
+    def value_norms(self, projected_NMI: Tensor) -> Tensor:
+        """||f(x)|| [N, H, M] of each slot in each head, from what `inputs` made of it.
+
+        f(x) = W_O W_V x is what a weight of one adds to the output, so that a weight times its norm
+        says how much was added (Kobayashi et al. 2020, Sect. 3; here for each head).
+        """
+        values_NHMd = self.split(projected_NMI)[-1]
+        out_HdD = self.out.weight.T.unflatten(0, (self.size.heads, -1))
+        norms_NHM: Tensor = (values_NHMd @ out_HdD).norm(dim=-1)
+        return norms_NHM if self.heard_H11 is None else norms_NHM * self.heard_H11.squeeze(-1)
+
+    def record_norms(self, norms: list[Tensor]) -> Callable[[], None]:
+        """Appends `value_norms` of whatever is read from now on; returns what ends that."""
+
+        def record(_: nn.Module, __: object, projected_NMI: Tensor) -> None:
+            norms.append(self.value_norms(projected_NMI))
+
+        return self.inputs.register_forward_hook(record).remove
 
     def join(self, context_BHTd: Tensor, rows: int) -> Tensor:
         """[N, T, D] from the contexts of the heads, those of N / B rows side by side."""

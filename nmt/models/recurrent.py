@@ -360,11 +360,17 @@ class Recurrent(Seq2Seq):
     @torch.no_grad()
     def explain(self, source: Source, tgt_BT: Tensor) -> Attentions:
         cross: list[Tensor] = []
-        self.forward(source, tgt_BT, cross)
+        memory = self.encode(source)
+        self.decode(
+            tgt_BT, memory, self.begin(memory, Reads.each(memory.rows, tgt_BT.device), 0), cross
+        )
         missing = {
             "encoder": "a recurrent encoder has no self-attention",
             "decoder": "a recurrent decoder has no self-attention",
         }
         if self.decoder.no_weights is not None:
             missing["cross"] = self.decoder.no_weights
-        return Attentions(None, None, torch.stack(cross) if cross else None, missing)
+        norms = {}
+        if isinstance(self.decoder, AttentiveDecoder) and memory.projected is not None:
+            norms["cross"] = self.decoder.attention.value_norms(memory.projected)[None]
+        return Attentions(None, None, torch.stack(cross) if cross else None, missing, norms)

@@ -182,6 +182,21 @@ class Attention(nn.Module):
         fertility_BHM = None if self.coverage is None else self.coverage.fertility(slots_BHMd)
         return Projected(self.score.keys(slots_BHMd), values_BHMd, fertility_BHM)
 
+    def value_norms(self, projected: Projected) -> Tensor:
+        """||f(x)|| [B, H, M] of each slot in each head, the largest share of a context it can be.
+
+        f(x) is the encoder's state itself, or what a head's projections make of it (Kobayashi et
+        al. 2020, Sect. 3).
+        """
+        values_BHMd = projected.values_BHMd
+        if self.heads is not None:
+            out_HdD = self.heads.out.weight.T.unflatten(0, (self.heads.heads, -1))
+            values_BHMd = values_BHMd @ out_HdD
+        norms_BHM: Tensor = values_BHMd.norm(dim=-1)
+        heard_H = norms_BHM.new_ones(norms_BHM.shape[1])
+        heard_H[list(self.masked)] = 0.0
+        return norms_BHM * heard_H[:, None]
+
     def begin(self, projected: Projected, rows: int) -> History | None:
         """Before the first step: nothing looked at, nothing covered; None if that is of no use."""
         if not self.stepwise and not isinstance(self.window, LocalM):

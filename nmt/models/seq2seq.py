@@ -121,13 +121,16 @@ class Cache(ABC):
 class Attentions:
     """Attention weights by layer and head; a kind that a model lacks is None, `missing` says why.
 
-    Row t of `cross` is the row that predicts target token t (it has read tokens 0 to t-1).
+    Row t of `cross` is the row that predicts target token t (it has read tokens 0 to t-1). `norms`
+    holds for each kind how large what the slots are read as is, [L, B, H, M]: a weight times its
+    norm says how much was added (Kobayashi et al. 2020).
     """
 
     encoder: Tensor | None  # [L, B, H, S, S]
     decoder: Tensor | None  # [L, B, H, T, T]
     cross: Tensor | None  # [L, B, H, T, M]
     missing: dict[str, str] = field(default_factory=dict)
+    norms: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Seq2Seq(nn.Module, ABC):

@@ -5,7 +5,8 @@ Shape letters as in seq2seq.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -244,6 +245,18 @@ class Transformer(Seq2Seq):
         cache = TransformerCache(cache.past, cache.length + tgt_NT.shape[1], cache.reads)
         return self.decoder_norm(x_NTD), cache
 
+    def attentions(self) -> dict[str, list[SelfAttention | CrossAttention]]:
+        """The attention of each layer, by kind as in `Attentions`."""
+        encoder = [
+            layer.self_attention for layer in self.encoder if isinstance(layer, EncoderLayer)
+        ]
+        decoder = self._layers()
+        return {
+            "encoder": [*encoder],
+            "decoder": [layer.self_attention for layer in decoder],
+            "cross": [layer.cross_attention for layer in decoder],
+        }
+
     def _layers(self) -> list[DecoderLayer]:
         return [layer for layer in self.decoder if isinstance(layer, DecoderLayer)]
 
@@ -265,13 +278,26 @@ class Transformer(Seq2Seq):
         encoder: list[Tensor] = []
         decoder: list[Tensor] = []
         cross: list[Tensor] = []
-        memory = self._encode(source, encoder)
-        cache = self.begin(memory, Reads.each(memory.rows, tgt_BT.device), 0)
-        self._decode(tgt_BT, memory, cache, cross, decoder)
+        with self._weighing() as norms:
+            memory = self._encode(source, encoder)
+            cache = self.begin(memory, Reads.each(memory.rows, tgt_BT.device), 0)
+            self._decode(tgt_BT, memory, cache, cross, decoder)
         first = self._layers()[0].cross_attention
         kinds = {"encoder": self._first()[0], "decoder": self._first()[1], "cross": first}
         missing = {name: kind.no_weights for name, kind in kinds.items() if kind.no_weights}
-        return Attentions(_stack(encoder), _stack(decoder), _stack(cross), missing)
+        sizes = {name: torch.stack(n) for name, n in norms.items() if name not in missing}
+        return Attentions(_stack(encoder), _stack(decoder), _stack(cross), missing, sizes)
+
+    @contextmanager
+    def _weighing(self) -> Iterator[dict[str, list[Tensor]]]:
+        """Collects the norms of what each attention reads, by kind and layer, while it lasts."""
+        norms: dict[str, list[Tensor]] = {}
+        with ExitStack() as hooks:
+            for name, attentions in self.attentions().items():
+                found = norms.setdefault(name, [])
+                for attention in attentions:
+                    hooks.callback(attention.record_norms(found))
+            yield norms
 
 
 def _stack(layers: list[Tensor]) -> Tensor | None:
