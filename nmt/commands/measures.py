@@ -33,9 +33,14 @@ from nmt.evaluation.probes.cues import find_cues
 from nmt.evaluation.probes.length import LengthEffect, length_effect
 from nmt.evaluation.probes.masking import masking
 from nmt.evaluation.probes.negation import negation_kept
-from nmt.evaluation.probes.pronouns import antecedent_attention, pronoun_accuracy, pronoun_pairs
+from nmt.evaluation.probes.pronouns import (
+    antecedent_attention,
+    apart,
+    pronoun_accuracy,
+    pronoun_pairs,
+)
 from nmt.evaluation.scores import by_length
-from nmt.evaluation.statistics import bootstrap_mean, plain
+from nmt.evaluation.statistics import Interval, bootstrap_mean, plain
 
 Numbers = dict[str, Any]
 
@@ -419,7 +424,7 @@ def pronouns(bench: Bench) -> Numbers:
             "embedded grammar would ask for what the corpus does not teach.",
         }
     lexicon = load_lexicon(resource("lexicon_en_fr.yaml"))
-    dev, test = pronoun_pairs(lexicon, PAIRS // 2, 1), pronoun_pairs(lexicon, PAIRS, 2)
+    dev, test = apart(pronoun_pairs(lexicon, PAIRS // 2 + PAIRS, 1), PAIRS // 2)
     seeds = bench.seeds("transformer")
     shifts, heads, grid = [], [], []
     for seed in seeds:
@@ -599,13 +604,15 @@ def causes(bench: Bench) -> Numbers:
             found[rung].append(
                 masking(sources, outputs, translator.score, translator.explain_pairs)
             )
-    raw = {rung: over_seeds([one.raw for one in ones]) for rung, ones in found.items()}
-    weighted = {rung: over_seeds([one.weighted for one in ones]) for rung, ones in found.items()}
+    raw = {rung: over_seeds([_known(one.raw) for one in ones]) for rung, ones in found.items()}
+    weighted = {
+        rung: over_seeds([_known(one.weighted) for one in ones]) for rung, ones in found.items()
+    }
     edges = np.linspace(-1, 1, 17)
     first = found["bahdanau"][0]
     return {
         "statistic": raw["bahdanau"],
-        "counts": {"sentences": first.sentences},
+        "counts": {"sentences": len(first.raw_taus)},
         "panels": [
             {
                 "kind": "points",
@@ -643,9 +650,15 @@ def causes(bench: Bench) -> Numbers:
                     name_of(rung),
                     shown(raw[rung], 2),
                     shown(weighted[rung], 2),
-                    found[rung][0].sentences,
+                    len(found[rung][0].raw_taus),
                 ]
                 for rung in rungs
             ],
         },
     }
+
+
+def _known(interval: Interval | None) -> Interval:
+    """Models without attention are not asked."""
+    assert interval is not None
+    return interval
