@@ -37,6 +37,9 @@ KINDS = tuple(GROWTH)
 TOP_OCTAVES = 3
 """Doublings of the length over which an exponent is fitted: overheads have died away there."""
 
+LONG_ENOUGH = 2.0
+"""Seconds after which a length is not timed again."""
+
 METHODS = {
     "cpu": "most bytes allocated at once by PyTorch's CPU allocator, from its profiler's record of "
     "every allocation in one call; inputs not counted",
@@ -75,7 +78,7 @@ class CostReport:
     Attributes:
         stopped: every length that was not tried.
         time_exponents, memory_exponents: kind -> the power of the length that the cost grows with
-            over the top octaves, with its t interval; kinds with fewer than three lengths have none.
+            over the top octaves, with its t interval; a kind of fewer than three lengths has none.
         fused_error: largest difference of fused from explicit attention, by the largest number.
         method: how memory was measured. memory_limit: in bytes; seconds_limit: a call.
     """
@@ -145,7 +148,7 @@ def attention_cost(
     Args:
         memory_limit: bytes that a call may be foretold to take, such as half of what is free.
         seconds_limit: seconds that one call may be foretold to take.
-        repeats: calls at each length, of which the fastest counts.
+        repeats: calls at each length, of which the fastest counts; fewer where they take seconds.
         on_row: is told of each result as it comes.
 
     Raises:
@@ -223,8 +226,8 @@ def _measure(kind: str, length: int, shape: Shape, repeats: int, device: str) ->
     run = shape.call(kind, length, device)
     with torch.no_grad():
         peak = _peak_cuda(run, heads) if device == "cuda" else _peak_cpu(run, heads)
-        times = []
-        for _ in range(repeats):
+        times: list[float] = []
+        while len(times) < repeats and sum(times) < LONG_ENOUGH:
             start = time.perf_counter()
             run(*heads)
             if device == "cuda":
@@ -234,7 +237,7 @@ def _measure(kind: str, length: int, shape: Shape, repeats: int, device: str) ->
 
 
 def _peak_cpu(run: Callable[..., Tensor], heads: tuple[Tensor, ...]) -> int:
-    """Most bytes live at once: the profiler records each allocation, and each release below zero."""
+    """Most bytes live at once; what is released is recorded as less than none."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
