@@ -10,6 +10,7 @@ before, and a kind stops where it would pass a limit, so that nothing runs the m
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -238,13 +239,12 @@ def _measure(kind: str, length: int, shape: Shape, repeats: int, device: str) ->
 
 def _peak_cpu(run: Callable[..., Tensor], heads: tuple[Tensor, ...]) -> int:
     """Most bytes live at once; what is released is recorded as less than none."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # else it announces itself on stderr
+    with torch.autograd.profiler.profile(profile_memory=True, use_kineto=False) as record:
         out = run(*heads)
         del out
-    assert record.profiler is not None
-    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
+    assert record.kineto_results is not None
+    events = [e for e in record.kineto_results.events() if e.name() == "[memory]"]
     live = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         live += event.nbytes()
