@@ -10,6 +10,7 @@ before, and a kind stops where it would pass a limit, so that nothing runs the m
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ GROWTH = {  # kind -> the powers of the length that time and memory end up growi
 KINDS = tuple(GROWTH)
 TOP_OCTAVES = 3
 """Doublings of the length over which an exponent is fitted: overheads have died away there."""
+
+LONG_ENOUGH = 2.0
+"""Seconds after which a length is not timed again."""
 
 METHODS = {
     "cpu": "most bytes allocated at once by PyTorch's CPU allocator, from its profiler's record of "
@@ -75,7 +79,7 @@ class CostReport:
     Attributes:
         stopped: every length that was not tried.
         time_exponents, memory_exponents: kind -> the power of the length that the cost grows with
-            over the top octaves, with its t interval; kinds with fewer than three lengths have none.
+            over the top octaves, with its t interval; a kind of fewer than three lengths has none.
         fused_error: largest difference of fused from explicit attention, by the largest number.
         method: how memory was measured. memory_limit: in bytes; seconds_limit: a call.
     """
@@ -145,7 +149,7 @@ def attention_cost(
     Args:
         memory_limit: bytes that a call may be foretold to take, such as half of what is free.
         seconds_limit: seconds that one call may be foretold to take.
-        repeats: calls at each length, of which the fastest counts.
+        repeats: calls at each length, of which the fastest counts; fewer where they take seconds.
         on_row: is told of each result as it comes.
 
     Raises:
@@ -223,8 +227,8 @@ def _measure(kind: str, length: int, shape: Shape, repeats: int, device: str) ->
     run = shape.call(kind, length, device)
     with torch.no_grad():
         peak = _peak_cuda(run, heads) if device == "cuda" else _peak_cpu(run, heads)
-        times = []
-        for _ in range(repeats):
+        times: list[float] = []
+        while len(times) < repeats and sum(times) < LONG_ENOUGH:
             start = time.perf_counter()
             run(*heads)
             if device == "cuda":
@@ -234,14 +238,13 @@ def _measure(kind: str, length: int, shape: Shape, repeats: int, device: str) ->
 
 
 def _peak_cpu(run: Callable[..., Tensor], heads: tuple[Tensor, ...]) -> int:
-    """Most bytes live at once: the profiler records each allocation, and each release below zero."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    """Most bytes live at once; what is released is recorded as less than none."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # else it announces itself on stderr
+    with torch.autograd.profiler.profile(profile_memory=True, use_kineto=False) as record:
         out = run(*heads)
         del out
-    assert record.profiler is not None
-    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
+    assert record.kineto_results is not None
+    events = [e for e in record.kineto_results.events() if e.name() == "[memory]"]
     live = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         live += event.nbytes()
