@@ -14,7 +14,7 @@ from nmt.commands.ladder import Training
 from nmt.config import Config
 from nmt.data.prepare import prepare
 from nmt.data.prepared import Prepared
-from nmt.evaluation.scores import score
+from nmt.evaluation.scores import score, sentence_chrf
 from nmt.evaluation.statistics import Interval, mean_interval, plain
 from nmt.training.index import read_index
 from nmt.translator import Translator
@@ -105,6 +105,10 @@ class Bench:
             runs.write_json(path, known)
         outputs: list[str] = known["outputs"]
         return outputs
+
+    def chrf(self, rung: str, seed: int) -> list[float]:
+        """chrF of each test sentence."""
+        return sentence_chrf(self.outputs(rung, seed), self.test().references)
 
     def quality(self, rung: str, seed: int, split: str = "test") -> dict[str, Any]:
         """BLEU and chrF of the test set, with intervals and signatures."""

@@ -55,7 +55,7 @@ NAMES = {
 EDGES = (5, 10, 15, 20, 30, 40)
 PAIRS = 400
 """Minimal pairs of a probe."""
-MASKED = 200
+MASKED = 150
 """Test sentences whose words are masked one after the other."""
 SENTENCE = "The animal didn't cross the street because it was too tired."
 
@@ -75,7 +75,7 @@ def length(bench: Bench) -> Numbers:
     effects = {rung: _effects(bench, rung) for rung in rungs}
     slopes = {rung: over_seeds([e.slope for e in found]) for rung, found in effects.items()}
     gain = [np.array(e.differences) for e in effects["bahdanau"]]
-    labels, places = _buckets(lengths)
+    labels, places = length_buckets(lengths)
     means = [bootstrap_mean(np.mean(gain, 0)[chosen].tolist()) for chosen in places]
     return {
         "statistic": slopes["bahdanau"],
@@ -111,9 +111,9 @@ def length(bench: Bench) -> Numbers:
         "table": {
             "columns": ["model", "BLEU", "chrF", "slope of the gain over none, chrF per word"],
             "rows": [
-                [name_of(rung), *_quality(bench, rung), shown(slopes[rung], 3)]
+                [name_of(rung), *quality_cells(bench, rung), shown(slopes[rung], 3)]
                 if rung in slopes
-                else [name_of(rung), *_quality(bench, rung), "–"]
+                else [name_of(rung), *quality_cells(bench, rung), "–"]
                 for rung in ("none", *rungs)
             ],
         },
@@ -130,13 +130,13 @@ def _effects(bench: Bench, rung: str) -> list[LengthEffect]:
             test.sources,
             bench.outputs(rung, seed),
             bench.outputs("none", seed),
-            test.references,
+            test.references[0],
         )
         for seed in bench.seeds("none", rung)
     ]
 
 
-def _buckets(lengths: Sequence[int]) -> tuple[list[str], list[list[int]]]:
+def length_buckets(lengths: Sequence[int]) -> tuple[list[str], list[list[int]]]:
     """Names and members of the length buckets that are not empty."""
     labels, places = [], []
     for low, high in zip((1, *(edge + 1 for edge in EDGES)), (*EDGES, None), strict=True):
@@ -165,7 +165,7 @@ def _by_length(bench: Bench, rung: str) -> dict[str, Any]:
     return {"name": name_of(rung), "y": np.mean(rows, 0).tolist()}
 
 
-def _quality(bench: Bench, rung: str) -> list[str]:
+def quality_cells(bench: Bench, rung: str) -> list[str]:
     """BLEU and chrF as cells: with intervals for one seed, as means of several."""
     found = [bench.quality(rung, seed) for seed in bench.seeds(rung)]
     cells = []

@@ -15,7 +15,7 @@ import torch
 
 from nmt import __version__, compose, runs
 from nmt.cli import Arguments, parse
-from nmt.commands import measures, train
+from nmt.commands import measures, sweeps, train
 from nmt.commands.bench import Bench, cores, identity
 from nmt.commands.ladder import (
     Ladder,
@@ -35,10 +35,16 @@ from nmt.training.distributed import pick_device
 MEASURES: dict[int, Callable[[Bench], dict[str, Any]]] = {
     1: measures.length,
     2: measures.anatomy,
+    3: sweeps.similarities,
+    4: sweeps.timings,
     5: measures.negation,
+    6: sweeps.starts,
     8: measures.pronouns,
+    9: sweeps.head_counts,
     10: measures.cost,
+    11: sweeps.noise,
     12: measures.causes,
+    16: sweeps.pipeline,
 }
 EDITION = 1
 """Of the measurements: those that were kept by another edition are made again."""
@@ -148,7 +154,7 @@ def measure(
         elif claim.number not in config.claims:
             problem = f"not asked: story.claims=[{claim.number}] or story.budget=full asks it"
         elif claim.number not in MEASURES:
-            problem = str(Kind.later)
+            problem = f"{Kind.later}: its rule is fixed, its measurement is not written"
         elif lacking := missing(claim, bench, trainings, states):
             problem = lacking
         else:

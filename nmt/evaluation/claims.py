@@ -279,10 +279,6 @@ CLAIMS: tuple[Claim, ...] = (
             least={"lengths timed": 3},
         ),
         needs=("transformer", "bahdanau"),
-        also=(
-            *("transformer_slow", "transformer_fast", "transformer_faster"),
-            *("bahdanau_slow", "bahdanau_fast", "bahdanau_faster"),
-        ),
     ),
     Claim(
         number=8,
@@ -320,7 +316,7 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         needs=("heads_each_small_4", "heads_each_small_16"),
         also=(
-            *("transformer", *heads("each", "small"), *heads("each", "large")),
+            *(*heads("each", "small"), *heads("each", "large")),
             *(*heads("width", "small"), *heads("width", "large")),
         ),
     ),

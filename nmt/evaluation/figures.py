@@ -87,7 +87,7 @@ def svg(panels: Sequence[Panel], prefix: str, label: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r' xmlns:xlink="[^"]*"', "", text).replace("xlink:href=", "href=")
+    text = re.sub(r' xmlns(?::xlink)?="[^"]*"', "", text).replace("xlink:href=", "href=")
     text = re.sub(r'\b(id="|href="#)', rf"\1{prefix}-", text)
     text = text.replace("url(#", f"url(#{prefix}-")
     head = re.compile(r'<svg\b([^>]*?) width="[^"]*"([^>]*)>')
