@@ -165,7 +165,8 @@ def test_every_rung_is_a_run_that_can_be(budget: str, data: str, tmp_path: Path)
         settings = frozenset(training.words)
         assert settings not in seen, "two rungs of the same words"
         seen.add(settings)  # type: ignore[arg-type]
-        if budget == "default":
+        checked = ("transformer", "none") if data != "mini_en_fr" else config.rungs
+        if budget == "default" and training.rung in checked:
             story.check({training.name: training})
 
 
@@ -256,7 +257,7 @@ def test_a_report_with_a_failure_and_measurements_that_are_kept(
     monkeypatch.setattr(story, "identity", lambda path: "step-1")
     monkeypatch.setattr(story, "check", lambda trainings: None)
     monkeypatch.setattr(story, "MEASURES", {n: measure(n) for n in (1, 2, 5, 8, 10, 12)})
-    monkeypatch.setattr("nmt.commands.ladder.Ladder.pause", 0.0, raising=False)
+    monkeypatch.setattr("nmt.commands.ladder.time.sleep", lambda seconds: None)
     run = tmp_path / "story"
     assert main(["story", f"run={run}", "train.device=cpu", "story.jobs=6"]) == 1
     out = capsys.readouterr().out

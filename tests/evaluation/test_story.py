@@ -1,4 +1,4 @@
-"""The report from made-up numbers: whole, without the network, and with every number in the JSON."""
+"""The report from made-up numbers: whole, without a network, every number in the JSON."""
 
 from __future__ import annotations
 
