@@ -188,10 +188,10 @@ COMMANDS = {
         summary="train a ladder of models and test the claims of the translation story",
         usage="nmt story [data=NAME] [story.budget=full] [story.claims=[1,5]] [key=value …]",
         examples=(
-            "nmt story                                  # six trainings, about 45 minutes",
+            "nmt story                                  # six trainings, one a core at a time",
             "nmt story story.claims=[1,5] story.jobs=1",
             "nmt story data=story_en_fr data.root=../shared/data story.claims=[1,3,5,8]",
-            "nmt story story.scale=0.01 run=runs/try    # everything in minutes, for trying out",
+            "nmt story story.scale=0.01 run=runs/try    # a hundredth of the updates",
         ),
         own={
             "run": "the story's directory; default runs/story-<data>; goes on where it stopped",

@@ -11,7 +11,7 @@ from typing import Any
 
 from nmt import runs
 from nmt.commands.ladder import Training
-from nmt.config import Config
+from nmt.config import Config, DataConfig
 from nmt.data.prepare import prepare
 from nmt.data.prepared import Prepared
 from nmt.evaluation.scores import score, sentence_chrf
@@ -56,11 +56,20 @@ class Bench:
         """Those of the rungs that have a finished run."""
         return [rung for rung in dict.fromkeys(rungs) if self.seeds(rung)]
 
+    def only(self, rungs: Sequence[str]) -> Bench:
+        """A bench of these rungs alone, with the test set that they were trained for."""
+        chosen = {n: t for n, t in self.trainings.items() if t.rung in rungs}
+        return Bench(self.folder, chosen, self.sentences, self.words, self.say)
+
     def training(self, rung: str, seed: int) -> Training:
         return self.trainings[f"{rung}-s{seed}"]
 
     def config(self, rung: str, seed: int) -> Config:
         return runs.stored_config(self.training(rung, seed).path)
+
+    def data(self) -> DataConfig:
+        """The corpus as the first of the trainings has it."""
+        return runs.stored_config(next(iter(self.trainings.values())).path).data
 
     def translator(self, rung: str, seed: int) -> Translator:
         """The best checkpoint of a run, with all cores."""
@@ -148,26 +157,3 @@ def over_seeds(intervals: Sequence[Interval]) -> dict[str, Any]:
     if len(intervals) == 1:
         return plain(intervals[0])
     return plain(mean_interval([one.value for one in intervals]))
-
-
-def shown(interval: Mapping[str, Any], digits: int = 1) -> str:
-    """``1.2 [0.9, 1.5]``."""
-    value, low, high = (interval[name] for name in ("value", "low", "high"))
-    if value is None:
-        return "–"
-    if low is None or high is None:
-        return _minus(f"{value:.{digits}f}")
-    return _minus(f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "\u2212")
-
-
-def as_points(name: str, intervals: Sequence[Mapping[str, Any]], scale: float = 1.0) -> Any:
-    """A series of a ``points`` panel."""
-
-    def part(key: str) -> list[float | None]:
-        return [None if one[key] is None else scale * one[key] for one in intervals]
-
-    return {"name": name, "value": part("value"), "low": part("low"), "high": part("high")}

@@ -15,7 +15,7 @@ import torch
 
 from nmt import __version__, compose, runs
 from nmt.cli import Arguments, parse
-from nmt.commands import measures, sweeps, train
+from nmt.commands import meaning, measures, sweeps, train
 from nmt.commands.bench import Bench, cores, identity
 from nmt.commands.ladder import (
     Ladder,
@@ -37,13 +37,15 @@ MEASURES: dict[int, Callable[[Bench], dict[str, Any]]] = {
     2: measures.anatomy,
     3: sweeps.similarities,
     4: sweeps.timings,
-    5: measures.negation,
+    5: meaning.negation,
     6: sweeps.starts,
-    8: measures.pronouns,
+    7: sweeps.parallel,
+    8: meaning.pronouns,
     9: sweeps.head_counts,
     10: measures.cost,
     11: sweeps.noise,
-    12: measures.causes,
+    12: meaning.causes,
+    15: sweeps.transfers,
     16: sweeps.pipeline,
 }
 EDITION = 1

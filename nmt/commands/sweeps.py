@@ -1,4 +1,4 @@
-"""The measurements of claims 3, 4, 6, 9, 11 and 16, which compare many runs.
+"""The measurements of claims 3, 4, 6, 7, 9, 11, 15 and 16, which compare many runs.
 
 Like `nmt.commands.measures`: each function gives the numbers of one claim.
 """
@@ -12,13 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from nmt.commands.bench import Bench, as_points, over_seeds, shown
+from nmt.commands.bench import Bench, over_seeds
 from nmt.commands.ladder import last_record
-from nmt.commands.measures import EDGES, Numbers, length_buckets, name_of, quality_cells
-from nmt.evaluation.claims import BY_NUMBER, heads
+from nmt.commands.measures import EDGES, Numbers, length_buckets, quality_cells
+from nmt.commands.panels import bars, by_category, name_of, points, shown, table, whiskers
+from nmt.evaluation.claims import BY_NUMBER, TRANSFER, heads
 from nmt.evaluation.probes.noise import KINDS, SHARES, make_noisy, noise_effect
 from nmt.evaluation.scores import by_length
-from nmt.evaluation.statistics import Interval, bootstrap_mean, mean_interval, plain
+from nmt.evaluation.speed import training_speed
+from nmt.evaluation.statistics import (
+    Interval,
+    bootstrap_mean,
+    mean_interval,
+    plain,
+    slope_interval,
+)
 
 NOISY = 300
 """Test sentences to which noise is added."""
@@ -51,14 +59,7 @@ def _qualities(bench: Bench, rungs: Sequence[str], caption: str) -> Numbers:
     """Figure and table of the quality of several runs."""
     bleu = [plain(_bleu(bench, rung)) for rung in rungs]
     return {
-        "panels": [
-            {
-                "kind": "points",
-                "x_label": "test BLEU",
-                "rows": [name_of(rung) for rung in rungs],
-                "series": [as_points("BLEU", bleu)],
-            }
-        ],
+        "panels": [points("test BLEU", [name_of(rung) for rung in rungs], {"BLEU": bleu})],
         "caption": caption,
         "table": {
             "columns": ["model", "BLEU", "chrF", "updates", "training, minutes"],
@@ -108,14 +109,7 @@ def timings(bench: Bench) -> Numbers:
         )
         series.append({"name": name_of(rung), "y": [bucket.bleu for bucket in buckets]})
     numbers["panels"].append(
-        {
-            "kind": "lines",
-            "title": "Windows by length (first seed)",
-            "x_label": "source words",
-            "y_label": "BLEU",
-            "categories": labels,
-            "series": series,
-        }
+        by_category("source words", "BLEU", labels, series, title="Windows by length (first seed)")
     )
     apart = {f"{a} - {b}": gain(bench, [(a, b)]) for a, b in pairs}
     return {"statistic": gain(bench, pairs), "counts": {}, "timings": apart, **numbers}
@@ -127,6 +121,70 @@ def starts(bench: Bench) -> Numbers:
     apart = {f"{a} - {b}": gain(bench, [(a, b)]) for a, b in pairs}
     numbers = _qualities(bench, _asked(bench, 6), INTERVALS)
     return {"statistic": gain(bench, pairs), "counts": {}, "by_model": apart, **numbers}
+
+
+# ---- 7: speed ------------------------------------------------------------------------------------
+
+
+def parallel(bench: Bench) -> Numbers:
+    """7: training tokens/s of both models against sentence length, and quality against time."""
+    seed = bench.seeds("transformer", "bahdanau")[0]
+    rungs = ("transformer", "bahdanau")
+    speeds = {rung: training_speed(bench.translator(rung, seed).run.model) for rung in rungs}
+    lengths = [one.length for one in speeds["transformer"]]
+    ratios = [
+        a.tokens_per_second / b.tokens_per_second
+        for a, b in zip(speeds["transformer"], speeds["bahdanau"], strict=True)
+    ]
+    slope = slope_interval(np.log(lengths).tolist(), np.log(ratios).tolist())
+    return {
+        "statistic": plain(slope),
+        "counts": {"lengths timed": len(lengths)},
+        "panels": [
+            {
+                "kind": "lines",
+                "x_label": "source and target length, tokens",
+                "y_label": "training tokens a second",
+                "x_log": True,
+                "y_log": True,
+                "series": [
+                    {
+                        "name": name_of(rung),
+                        "x": lengths,
+                        "y": [one.tokens_per_second for one in speeds[rung]],
+                    }
+                    for rung in rungs
+                ],
+            },
+            {
+                "kind": "lines",
+                "title": "Quality on dev against time",
+                "x_label": "minutes of training",
+                "y_label": "BLEU, greedy",
+                "series": [_learning(bench, rung, seed) for rung in rungs],
+            },
+        ],
+        "caption": "Above: forward and backward over batches of equal size. Below: validations "
+        "of the two runs.",
+        "table": {
+            "columns": ["length", *(f"{name_of(r)}, tokens/s" for r in rungs), "ratio"],
+            "rows": [
+                [length, *(f"{speeds[r][i].tokens_per_second:,.0f}" for r in rungs), f"{ratio:.2f}"]
+                for i, (length, ratio) in enumerate(zip(lengths, ratios, strict=True))
+            ],
+        },
+    }
+
+
+def _learning(bench: Bench, rung: str, seed: int) -> dict[str, Any]:
+    """Dev BLEU over the minutes of training."""
+    minutes, values, last = [], [], 0.0
+    for record in _records(bench.training(rung, seed).path):
+        last = record.get("seconds", last)
+        if record["kind"] == "validation" and "bleu" in record:
+            minutes.append(last / 60)
+            values.append(record["bleu"])
+    return {"name": name_of(rung), "x": minutes, "y": values}
 
 
 # ---- 9: heads ------------------------------------------------------------------------------------
@@ -190,11 +248,15 @@ def head_counts(bench: Bench) -> Numbers:
 
 def _best_loss(run: Path) -> dict[str, float]:
     """Dev loss, training loss and step of the validation with the lowest dev loss."""
-    lines = (run / "log.jsonl").read_text("utf-8").split("\n")
-    records = [json.loads(line) for line in lines if line]
+    records = _records(run)
     best = min((r for r in records if r["kind"] == "validation"), key=lambda r: r["loss"])
     before = [r for r in records if r["kind"] == "train" and r["step"] <= best["step"]]
     return {"dev": best["loss"], "train": before[-1]["loss"], "step": best["step"]}
+
+
+def _records(run: Path) -> list[dict[str, Any]]:
+    lines = (run / "log.jsonl").read_text("utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
 
 
 # ---- 11: noise -----------------------------------------------------------------------------------
@@ -225,22 +287,13 @@ def noise(bench: Bench) -> Numbers:
         "statistic": beyond["random", max(SHARES)],
         "counts": {"test sentences": len(sources)},
         "panels": [
-            {
-                "kind": "lines",
-                "x_label": "words with noise, %",
-                "y_label": "chrF lost beyond harmless words",
-                "categories": [f"{100 * share:g}" for share in SHARES],
-                "marks": [0.0],
-                "series": [
-                    {
-                        "name": kind,
-                        "y": [beyond[kind, share]["value"] for share in SHARES],
-                        "low": [beyond[kind, share]["low"] for share in SHARES],
-                        "high": [beyond[kind, share]["high"] for share in SHARES],
-                    }
-                    for kind in KINDS
-                ],
-            }
+            by_category(
+                "words with noise, %",
+                "chrF lost beyond harmless words",
+                [f"{100 * share:g}" for share in SHARES],
+                [whiskers(kind, [beyond[kind, share] for share in SHARES]) for kind in KINDS],
+                marks=[0.0],
+            )
         ],
         "caption": "Bahdanau's attention. Zero is what as many harmless words cost; 95 % "
         "intervals over sentences. The rule reads random words at the highest share.",
@@ -268,6 +321,46 @@ def noise(bench: Bench) -> Numbers:
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
+
+
+# ---- 15: transfer --------------------------------------------------------------------------------
+
+
+def transfers(bench: Bench) -> Numbers:
+    """15: chrF on the new task against the number of its pairs, tuned and from scratch."""
+    sizes = [n for n in TRANSFER if bench.seeds(f"tuned_{n}", f"scratch_{n}")]
+    curves, seeds = {}, bench.seeds(f"tuned_{TRANSFER[2]}", f"scratch_{TRANSFER[2]}")
+    task = bench.only([f"{kind}_{n}" for kind in ("tuned", "scratch") for n in sizes])
+    for kind in ("tuned", "scratch"):
+        curves[kind] = [
+            float(np.mean([task.chrf(f"{kind}_{n}", s) for s in task.seeds(f"{kind}_{n}")]))
+            for n in sizes
+        ]
+    middle = (f"tuned_{TRANSFER[2]}", f"scratch_{TRANSFER[2]}")
+    return {
+        "statistic": gain(task, [middle]),
+        "counts": {"seeds": len(seeds)},
+        "panels": [
+            {
+                "kind": "lines",
+                "x_label": "pairs of the new task",
+                "y_label": "chrF, mean over sentences",
+                "x_log": True,
+                "series": [
+                    {"name": "from the old model", "x": sizes, "y": curves["tuned"]},
+                    {"name": "from nothing", "x": sizes, "y": curves["scratch"]},
+                ],
+            }
+        ],
+        "caption": "The new task is the other direction of translation, with the same tokenizer.",
+        "table": {
+            "columns": ["pairs", "from the old model, chrF", "from nothing, chrF"],
+            "rows": [
+                [f"{n:,}", f"{a:.1f}", f"{b:.1f}"]
+                for n, a, b in zip(sizes, curves["tuned"], curves["scratch"], strict=True)
+            ],
+        },
+    }
 
 
 # ---- 16: the pipeline ----------------------------------------------------------------------------
@@ -300,12 +393,7 @@ def pipeline(bench: Bench) -> Numbers:
     ]
     return {
         "panels": [
-            {
-                "kind": "bars",
-                "x_label": "minutes of training",
-                "rows": [name_of(rung) for rung in rungs],
-                "values": list(minutes.values()),
-            }
+            bars("minutes of training", [name_of(rung) for rung in rungs], list(minutes.values()))
         ],
         "caption": "What each step was in this story, and the time of its trainings.",
         "table": {"columns": ["step", "here", "minutes"], "rows": rows},
