@@ -142,7 +142,7 @@ class Ladder:
         with _stoppable() as asked:
             while self._start() or self._running:
                 if asked():
-                    self._stop()
+                    self._stop(asked)
                     raise Stopped
                 self._look()
                 self.show(self.states)
@@ -194,16 +194,20 @@ class Ladder:
         known[training.name] = {"words": list(training.words), "seconds": state.seconds}
         runs.write_json(path, known)
 
-    def _stop(self) -> None:
+    def _stop(self, asked: Callable[[], int]) -> None:
+        """Let each training save itself; whoever asks a second time does not want to wait."""
         for process, _ in self._running.values():
             process.send_signal(signal.SIGTERM)
-        for process, _ in self._running.values():
-            process.wait()
+        while any(process.poll() is None for process, _ in self._running.values()):
+            if asked() > 1:
+                for process, _ in self._running.values():
+                    process.kill()
+            time.sleep(self.pause / 10)
 
 
 @contextmanager
-def _stoppable() -> Iterator[Callable[[], bool]]:
-    """Turn the signals that end a program into a question that the loop asks."""
+def _stoppable() -> Iterator[Callable[[], int]]:
+    """Turn the signals that end a program into a question: how many came?"""
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -212,7 +216,7 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, note) for number in signals]
     try:
-        yield lambda: bool(came)
+        yield lambda: len(came)
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)

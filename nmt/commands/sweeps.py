@@ -15,7 +15,7 @@ import numpy as np
 from nmt.commands.bench import Bench, over_seeds
 from nmt.commands.ladder import last_record
 from nmt.commands.measures import EDGES, Numbers, length_buckets, quality_cells
-from nmt.commands.panels import bars, by_category, name_of, points, shown, table, whiskers
+from nmt.commands.panels import bars, by_category, name_of, points, shown, whiskers
 from nmt.evaluation.claims import BY_NUMBER, TRANSFER, heads
 from nmt.evaluation.probes.noise import KINDS, SHARES, make_noisy, noise_effect
 from nmt.evaluation.scores import by_length

@@ -26,6 +26,7 @@ class Fake:
     def __init__(self, training: Training, code: int, polls: int) -> None:
         self.training, self.code, self.left = training, code, polls
         self.signals: list[int] = []
+        self.deaf = False
 
     def poll(self) -> int | None:
         self.left -= 1
@@ -41,9 +42,11 @@ class Fake:
 
     def send_signal(self, number: int) -> None:
         self.signals.append(number)
+        self.left = 10**6 if self.deaf else 0
 
-    def wait(self) -> int:
-        return 130
+    def kill(self) -> None:
+        self.signals.append(signal.SIGKILL)
+        self.left = 0
 
 
 class Spawner:
@@ -136,6 +139,23 @@ def test_a_signal_stops_what_runs_and_starts_nothing_more(tmp_path: Path) -> Non
     assert [one.signals for one in spawn.alive] == [[signal.SIGTERM]] * 2
     assert spawn.started == ["none-s1", "bahdanau-s1"]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_whoever_asks_twice_does_not_wait(tmp_path: Path) -> None:
+    spawn = Spawner()
+
+    def show(states: Any) -> None:
+        for one in spawn.alive:
+            one.deaf = True
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ladder = Ladder(
+        folder=tmp_path, trainings=trainings(tmp_path), jobs=2, spawn=spawn, show=show, pause=0.0
+    )
+    with pytest.raises(Stopped):
+        ladder.run()
+    assert [one.signals[-1] for one in spawn.alive] == [signal.SIGKILL] * 2
 
 
 def test_time_left_counts_what_waits() -> None:
