@@ -80,6 +80,11 @@ class Bench:
             self._open[name] = Translator.load(path, words=[threads, *self.words])
         return self._open[name]
 
+    def translate(self, rung: str, seed: int) -> Callable[[Sequence[str]], list[str]]:
+        """Texts in, texts out."""
+        translator = self.translator(rung, seed)
+        return lambda lines: [found.text for found in translator.translate(lines)]
+
     def prepared(self) -> Prepared:
         """The corpus of the story; its texts are the same for all runs."""
         if self._prepared is None:
@@ -124,7 +129,7 @@ class Bench:
         path = self.folder / "outputs" / f"{self.training(rung, seed).name}.{split}.scores.json"
         outputs = self.outputs(rung, seed, split)
         made_of = {"run": identity(self.training(rung, seed).path), "sentences": len(outputs)}
-        known = runs.read_json(path, {})
+        known: dict[str, Any] = runs.read_json(path, {})
         if known.get("made_of") != made_of:
             found = score(
                 outputs,
@@ -154,6 +159,7 @@ def cores() -> int:
 
 def over_seeds(intervals: Sequence[Interval]) -> dict[str, Any]:
     """One seed: its interval over sentences; several: the t interval over their means."""
-    if len(intervals) == 1:
-        return plain(intervals[0])
-    return plain(mean_interval([one.value for one in intervals]))
+    several = len(intervals) > 1
+    one = mean_interval([found.value for found in intervals]) if several else intervals[0]
+    plainly: dict[str, Any] = plain(one)
+    return plainly

@@ -247,8 +247,7 @@ def _untaught(bench: Bench) -> Numbers | None:
 
 def _pronoun_accuracy(bench: Bench, rung: str, pairs: Sequence[PronounPair]) -> dict[str, Any]:
     bench.say(f"{rung}: {2 * len(pairs):,} sentences with a pronoun")
-    translator = bench.translator(rung, bench.seeds(rung)[0])
-    found = pronoun_accuracy(pairs, lambda x: [t.text for t in translator.translate(x)])
+    found = pronoun_accuracy(pairs, bench.translate(rung, bench.seeds(rung)[0]))
     return {k: v for k, v in plain(found).items() if k != "outputs"}
 
 

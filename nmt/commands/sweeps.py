@@ -278,7 +278,7 @@ def noise(bench: Bench) -> Numbers:
                 effect = noise_effect(
                     noisy,
                     references,
-                    lambda x, t=translator: [one.text for one in t.translate(x)],
+                    bench.translate("bahdanau", seed),
                     translator.explain_pairs,
                 )
                 found.setdefault((kind, share), []).append(effect)

@@ -39,7 +39,7 @@ COLOURS = (
     *("#000000", "#0072b2", "#d55e00", "#009e73"),
     *("#cc79a7", "#56b4e9", "#b07d00", "#7f7f7f"),
 )
-RC = {
+RC: Any = {
     "svg.fonttype": "none",  # text stays text: small, searchable, read aloud
     "svg.hashsalt": "nmt",
     "font.family": ["DejaVu Sans", "sans-serif"],
