@@ -27,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from nmt.config import FORMAT, Config, resource
+from nmt.config import FORMAT, Config, StoryConfig, resource
 from nmt.errors import UserError
 from nmt.files import read_file, replace_file
 from nmt.presets import (
@@ -240,6 +240,37 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
         return {p.key_or_group: p.value() for p in parsed}
     except HydraException as error:
         raise UserError(_one_line(error)) from error
+
+
+def story(words: Sequence[str]) -> StoryConfig:
+    """The configuration of ``nmt story`` from its own ``story.key=value`` words.
+
+    The preset that ``story.budget`` names lies on top of ``configs/story/default.yaml``.
+
+    Raises:
+        UserError: an unknown key, budget or value.
+    """
+    check_words(words, keys(StoryConfig, "story."))
+    typed = {key.removeprefix("story."): value for key, value in parse_words(words).items()}
+    lists = {
+        name: [typed[name]] for name in ("claims", "seeds") if isinstance(typed.get(name), int)
+    }
+    typed |= lists  # story.claims=3 means [3]
+    budget = str(typed.get("budget", "default"))
+    if budget not in options("story"):
+        raise UserError(f"story.budget={budget}: no such preset{nearest(budget, options('story'))}")
+    try:
+        tree = OmegaConf.structured(StoryConfig)
+        for name in dict.fromkeys(("default", budget)):
+            folders = [f for f in config_folders() if (f / "story" / f"{name}.yaml").exists()]
+            tree = OmegaConf.merge(tree, OmegaConf.load(folders[0] / "story" / f"{name}.yaml"))
+        found = OmegaConf.to_object(OmegaConf.merge(tree, typed))
+    except (OmegaConfBaseException, AttributeError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"story: {_one_line(error)}") from error
+    assert isinstance(found, StoryConfig)
+    return found
 
 
 def with_words(config: Config, words: Sequence[str]) -> Config:

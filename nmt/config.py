@@ -618,3 +618,56 @@ class Config:
                 f"optim.schedule={self.optim.schedule.value} falls until the last step: set "
                 "train.max_steps, or choose inverse_sqrt or constant"
             )
+
+
+# --- the story, which is no part of a run's configuration ----------------------------------------
+
+
+@dataclass(slots=True, kw_only=True)
+class RecipeConfig:
+    """How a kind of model is trained: words for ``nmt train`` and a number of updates."""
+
+    words: list[str] = field(default_factory=list)
+    steps: int = 1_000
+    warmup: int = 0
+    """Of the learning rate, in updates; at most a quarter of what is trained."""
+
+
+@dataclass(slots=True, kw_only=True)
+class RungConfig:
+    """One training of the ladder: a recipe with words of its own on top."""
+
+    recipe: str = ""
+    words: list[str] = field(default_factory=list)
+    times: float = 1.0
+    """Updates as a multiple of the recipe's."""
+    after: str = ""
+    """The rung from whose weights this one starts."""
+    only: list[str] = field(default_factory=list)
+    """Corpora on which the rung has a meaning; empty is all."""
+
+
+@dataclass(slots=True, kw_only=True)
+class StoryConfig:
+    """What ``nmt story`` trains and asks; presets are in ``configs/story/``."""
+
+    budget: str = "default"
+    claims: list[int] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [1])
+    jobs: int | None = None
+    """Trainings at once; null is one a core, or one on an accelerator."""
+    scale: float = 1.0
+    """All numbers of updates times this."""
+    sentences: int | None = None
+    """Test sentences that are measured; null is all."""
+    recipes: dict[str, RecipeConfig] = field(default_factory=dict)
+    rungs: dict[str, RungConfig] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _at_least(1, "story", self, "jobs", "sentences")
+        _above(0, "story", self, "scale")
+        for number in self.claims:
+            if not 1 <= number <= 18:
+                raise UserError(f"story.claims: there is no claim {number}; they are 1 to 18")
+        if not self.seeds or not self.claims:
+            raise UserError("story.claims and story.seeds must name at least one each")

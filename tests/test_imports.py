@@ -113,7 +113,7 @@ def test_help_imports_neither_hydra_nor_torch() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["prepare", "train", "evaluate", "translate", "align", "score", "info", "compare", "runs"],
+    ["prepare", "train", "evaluate", "translate", "align", "score", "info", "compare", "story"],
 )
 def test_help_of_a_command_imports_neither_torch_nor_datasets(command: str) -> None:
     assert not loaded_after([command, "--help"]) & {"torch", "datasets", "matplotlib"}

@@ -1,0 +1,318 @@
+"""The measurements of claims 5, 8 and 12: negation, pronouns, and what attention explains."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nmt.commands.bench import Bench, over_seeds
+from nmt.commands.measures import Numbers
+from nmt.commands.panels import by_category, name_of, points, shown, table, times
+from nmt.config import Source, resource
+from nmt.data.grammar import load_lexicon
+from nmt.evaluation.probes.contrastive import (
+    Contrastive,
+    ContrastiveItem,
+    compare,
+    contrastive,
+    grammar_items,
+    read_negation,
+)
+from nmt.evaluation.probes.cues import find_cues
+from nmt.evaluation.probes.masking import Masking, masking
+from nmt.evaluation.probes.negation import negation_kept
+from nmt.evaluation.probes.pronouns import (
+    PronounPair,
+    antecedent_attention,
+    apart,
+    pronoun_accuracy,
+    pronoun_pairs,
+)
+from nmt.evaluation.statistics import Interval, plain
+
+LEXICON = "lexicon_en_fr.yaml"
+PAIRS = 400
+"""Minimal pairs of a probe."""
+TAUGHT = 400
+"""Training pairs with *it* as *il* or *elle* from which on a corpus teaches them."""
+MASKED = 150
+"""Test sentences whose words are masked one after the other."""
+ALL = ("none", "none_long", "bahdanau", "luong_general", "luong_dot", "transformer")
+NE_PAS = re.compile(r"\b(?:ne |n')(\w+(?:-\w+)?) pas\b", re.IGNORECASE)
+
+
+# ---- 5: negation ---------------------------------------------------------------------------------
+
+
+def negation(bench: Bench) -> Numbers:
+    """Contrastive accuracy above a shuffled source, and negations kept in translations."""
+    rungs = bench.have(ALL)
+    items, origin = negation_items(bench)
+    counts = {"minimal pairs": len({item.group for item in items})}
+    kept = {rung: _kept(bench, rung) for rung in rungs}
+    if not items:
+        shares = [[name_of(r), one["negations"], _percent(one["share"])] for r, one in kept.items()]
+        return {"counts": counts, "table": table(["model", "negations", "kept, %"], shares)}
+    found = {}
+    for rung in rungs:
+        bench.say(f"{rung}: {len(items):,} choices between two translations")
+        seeds = bench.seeds(rung)
+        found[rung] = {s: contrastive(items, bench.translator(rung, s).score) for s in seeds}
+    gains = [
+        compare(found["bahdanau"][seed].by_sum, found["none"][seed].by_sum)
+        for seed in bench.seeds("none", "bahdanau")
+    ]
+    return {
+        "statistic": times(over_seeds(gains), 100.0),
+        "counts": counts,
+        "caption": f"{origin}. The line at 50 % is guessing. Intervals are 95 %.",
+        "kept": kept,
+        **_negation_shown({rung: list(ones.values()) for rung, ones in found.items()}, kept),
+    }
+
+
+def _negation_shown(
+    found: Mapping[str, Sequence[Contrastive]], kept: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Figure and table: accuracy with both sources, and the share of negations kept."""
+    accuracy = [
+        times(over_seeds([x.by_sum.accuracy for x in ones]), 100) for ones in found.values()
+    ]
+    control = [times(over_seeds([x.by_sum.control for x in ones]), 100) for ones in found.values()]
+    mean = [times(over_seeds([x.by_mean.accuracy for x in ones]), 100) for ones in found.values()]
+    shares = [times(kept[rung]["share"], 100.0) for rung in found]
+    names = [name_of(rung) for rung in found]
+    return {
+        "panels": [
+            points(
+                "accuracy, % of choices",
+                names,
+                {"its own source": accuracy, "a shuffled source": control},
+                title="Right polarity found more probable",
+                marks=[50.0],
+            ),
+            points(
+                "negations kept, %",
+                names,
+                {"kept": shares},
+                title="Negations kept in translations of the test set",
+            ),
+        ],
+        "table": table(
+            [
+                *("model", "accuracy by sum, %", "shuffled source, %", "accuracy by mean, %"),
+                "negations kept, %",
+            ],
+            [
+                [name, *map(shown, cells)]
+                for name, *cells in zip(names, accuracy, control, mean, shares, strict=True)
+            ],
+        ),
+    }
+
+
+def negation_items(bench: Bench) -> tuple[list[ContrastiveItem], str]:
+    """Minimal pairs that the corpus can be asked about, and where they come from."""
+    prepared, config = bench.prepared(), bench.data()
+    if config.source == Source.grammar and not config.reverse:
+        items = grammar_items(load_lexicon(resource(LEXICON)), "negation", PAIRS, 1)
+        return items, f"{PAIRS} pairs of sentences of the embedded grammar that differ in “not”"
+    languages = (prepared.source_language, prepared.target_language)
+    folder = Path(config.root) / "contrastive" / f"negation.{'-'.join(languages)}"
+    if folder.is_dir():
+        return read_negation(folder), f"Sentences of {folder.name} and the same without negation"
+    if languages != ("en", "fr"):
+        return [], ""
+    test = bench.test()
+    items = without_negation(test.sources, test.references[0])
+    return items, "Negated test sentences, against the reference without its ne … pas"
+
+
+def without_negation(sources: Sequence[str], references: Sequence[str]) -> list[ContrastiveItem]:
+    """French references of negated English sentences, with and without their one *ne … pas*."""
+    items = []
+    for number, (source, right) in enumerate(zip(sources, references, strict=True)):
+        wrong, changes = NE_PAS.subn(r"\1", right)
+        if changes == 1 and len(find_cues(source, "en")) == 1:
+            items.append(
+                ContrastiveItem(
+                    source=source, right=right, wrong=wrong, group=number, kind="deleted"
+                )
+            )
+    return items
+
+
+def _kept(bench: Bench, rung: str) -> dict[str, Any]:
+    """Negations of the test set that a run's translations keep; the first seed."""
+    prepared, test = bench.prepared(), bench.test()
+    found = plain(
+        negation_kept(
+            test.sources,
+            bench.outputs(rung, bench.seeds(rung)[0]),
+            test.references[0],
+            source_language=prepared.source_language,
+            target_language=prepared.target_language,
+        )
+    )
+    return {k: v for k, v in found.items() if not k.endswith("_by_sentence")}
+
+
+def _percent(interval: Mapping[str, Any]) -> str:
+    return shown(times(interval, 100.0))
+
+
+# ---- 8: pronouns ---------------------------------------------------------------------------------
+
+
+def pronouns(bench: Bench) -> Numbers:
+    """Attention on the antecedent in the chosen head, and the accuracy of il and elle."""
+    if (problem := _untaught(bench)) is not None:
+        return problem
+    pairs = pronoun_pairs(load_lexicon(resource(LEXICON)), PAIRS + PAIRS // 2, 1)
+    dev, test = apart(pairs, PAIRS // 2)
+    shifts, heads, grids = [], [], []
+    for seed in bench.seeds("transformer"):
+        explain = bench.translator("transformer", seed).explain_pairs
+        head = antecedent_attention(dev, explain).best()
+        found = antecedent_attention(test, explain)
+        shifts.append(found.at(*head))
+        heads.append(head)
+        grids.append(np.mean(found.shifts, -1))
+    rungs = [rung for rung in bench.have(ALL) if rung != "none_long"]
+    right = {rung: _pronoun_accuracy(bench, rung, test) for rung in rungs}
+    sentences = [times(right[rung]["accuracy"], 100.0) for rung in rungs]
+    both = [times(right[rung]["both"], 100.0) for rung in rungs]
+    return {
+        "statistic": times(over_seeds(shifts), 100.0),
+        "counts": {"minimal pairs": len(test)},
+        "panels": [
+            points(
+                "% (guessing: 50 of sentences, 25 of pairs)",
+                [name_of(rung) for rung in rungs],
+                {"sentences": sentences, "both of a pair": both},
+                title="Pronoun translated as its antecedent asks",
+            ),
+            _head_panel(np.mean(grids, 0) * 100),
+        ],
+        "caption": "Above: il or elle, with 95 % intervals. Below: how much more attention the "
+        "pronoun gives to a noun when it is the antecedent, mean over test pairs; chosen on dev "
+        f"pairs: layer and head {', '.join(f'{layer}.{head}' for layer, head in heads)}.",
+        "table": table(
+            ["model", "right sentences, %", "both of a pair, %", "neither il nor elle"],
+            [
+                [name_of(rung), shown(sentences[i]), shown(both[i]), right[rung]["neither"]]
+                for i, rung in enumerate(rungs)
+            ],
+        ),
+        "heads": [list(head) for head in heads],
+    }
+
+
+def _head_panel(shift_LH: np.ndarray) -> dict[str, Any]:
+    return by_category(
+        "layer",
+        "attention, percentage points",
+        [str(layer) for layer in range(len(shift_LH))],
+        [
+            {"name": f"head {head}", "y": shift_LH[:, head].tolist()}
+            for head in range(shift_LH.shape[1])
+        ],
+        title="Encoder heads: attention on the noun, antecedent minus not",
+        marks=[0.0],
+    )
+
+
+def _untaught(bench: Bench) -> Numbers | None:
+    """Numbers that say so where the corpus does not teach what the pairs ask."""
+    prepared = bench.prepared()
+    if (prepared.source_language, prepared.target_language) != ("en", "fr"):
+        return {"counts": {"minimal pairs": 0}, "note": "The pairs are English and French."}
+    if bench.data().source == Source.grammar:
+        return None
+    it, il = re.compile(r"\bit\b", re.IGNORECASE), re.compile(r"\b(?:il|elle)\b", re.IGNORECASE)
+    pairs = zip(prepared.train.source_texts(), prepared.train.target_texts(), strict=True)
+    known = sum(bool(it.search(source) and il.search(target)) for source, target in pairs)
+    if known >= TAUGHT:
+        return None
+    return {
+        "counts": {"minimal pairs": 0, "training pairs with it and il or elle": known},
+        "note": f"Only {known:,} training pairs have it with il or elle, {TAUGHT:,} are needed: "
+        "the pairs would ask for what the corpus does not teach.",
+    }
+
+
+def _pronoun_accuracy(bench: Bench, rung: str, pairs: Sequence[PronounPair]) -> dict[str, Any]:
+    bench.say(f"{rung}: {2 * len(pairs):,} sentences with a pronoun")
+    found = pronoun_accuracy(pairs, bench.translate(rung, bench.seeds(rung)[0]))
+    return {k: v for k, v in plain(found).items() if k != "outputs"}
+
+
+# ---- 12: masking ---------------------------------------------------------------------------------
+
+
+def causes(bench: Bench) -> Numbers:
+    """Attention to each source word against what masking the word costs."""
+    rungs = [rung for rung in bench.have(ALL) if not rung.startswith("none")]
+    found = {rung: [_masked(bench, rung, s) for s in bench.seeds(rung)] for rung in rungs}
+    raw = [over_seeds([_known(one.raw) for one in ones]) for ones in found.values()]
+    weighted = [over_seeds([_known(one.weighted) for one in ones]) for ones in found.values()]
+    first = found["bahdanau"][0]
+    return {
+        "statistic": raw[rungs.index("bahdanau")],
+        "counts": {"sentences": len(first.raw_taus)},
+        "panels": [
+            points(
+                "Kendall's tau, mean over sentences",
+                [name_of(rung) for rung in rungs],
+                {"weights": raw, "weights × norm of what is weighed": weighted},
+                title="Agreement of attention and the effect of masking",
+                marks=[0.0, 1.0],
+            ),
+            _tau_panel({"weights": first.raw_taus, "weights × norm": first.weighted_taus}),
+        ],
+        "caption": "1 would be the same order of source words by attention and by effect, 0 no "
+        "relation. 95 % intervals over sentences.",
+        "table": table(
+            ["model", "tau of weights", "tau of weights × norm", "sentences"],
+            [
+                [
+                    *(name_of(rung), shown(raw[i], 2), shown(weighted[i], 2)),
+                    len(found[rung][0].raw_taus),
+                ]
+                for i, rung in enumerate(rungs)
+            ],
+        ),
+    }
+
+
+def _masked(bench: Bench, rung: str, seed: int) -> Masking:
+    sources = bench.test().sources[:MASKED]
+    bench.say(f"{rung}: masking the words of {len(sources)} sentences")
+    translator, outputs = bench.translator(rung, seed), bench.outputs(rung, seed)[:MASKED]
+    return masking(sources, outputs, translator.score, translator.explain_pairs)
+
+
+def _tau_panel(taus: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    edges = np.linspace(-1, 1, 17)
+    return {
+        "kind": "histogram",
+        "title": "Bahdanau, sentence by sentence",
+        "x_label": "Kendall's tau of a sentence",
+        "y_label": "sentences",
+        "edges": edges.tolist(),
+        "marks": [0.0],
+        "series": [
+            {"name": name, "counts": np.histogram(values, edges)[0].tolist()}
+            for name, values in taus.items()
+        ],
+    }
+
+
+def _known(interval: Interval | None) -> Interval:
+    """The models that are asked have attention."""
+    assert interval is not None
+    return interval
