@@ -8,7 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-from harness import HERE, ROOT, Settings, machine, save
+import tables
+from harness import HERE, RESULTS, ROOT, Settings, machine, save
 
 PARTS = ("training", "decoding", "preparing", "startup", "memory", "growth", "profile")
 MODULES = {"profile": "profiling"}  # a module of the standard library is called profile
@@ -40,12 +41,19 @@ def parsed() -> tuple[list[str], Settings]:
 
 
 def main() -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # these parts are the CPU's; for a GPU there is gpu.py
     parts, settings = parsed()
     for part in parts:
         before = machine(settings.threads)
         module = importlib.import_module(MODULES.get(part, part))
         found = module.measure(settings, lambda line: print(line, file=sys.stderr, flush=True))
         save(part, settings, before, found)
+    quick = settings.home / "quick"
+    if settings.quick:
+        (quick / "RESULTS.md").write_text("", "utf-8")
+        tables.write(quick, quick / "RESULTS.md")
+    else:
+        tables.write(RESULTS, HERE / "RESULTS.md")
 
 
 if __name__ == "__main__":

@@ -13,22 +13,22 @@ from worker import clock, serve
 now: dict[str, Any] = {}
 
 
-def begin_decoding(folder: str, precision: str) -> dict[str, Any]:
-    """Convert the exported model where that was not done, and open it."""
-    path = Path(folder) / "ctranslate2"
-    if not path.exists():
-        weights, shape = export.read(folder)
-        export.to_ctranslate2(weights, shape, str(path))
-    compute = {"fp32": "float32", "bf16": "bfloat16"}.get(precision, precision)
+def begin_decoding(folder: str, precision: str, device: str = "cpu") -> dict[str, Any]:
+    """Convert the exported model and open it."""
+    path = Path(folder) / f"ctranslate2-{precision}"
+    path.mkdir(exist_ok=True)
+    weights, shape = export.read(folder)
+    export.to_ctranslate2(weights, shape, str(path))
+    compute = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(precision, precision)
     now["translator"] = ctranslate2.Translator(
         str(path),
-        device="cpu",
+        device=device,
         compute_type=compute,
         inter_threads=1,
         intra_threads=int(os.environ["OMP_NUM_THREADS"]),
     )
     used = now["translator"].compute_type
-    if used != compute:
+    if not used.startswith(compute):  # int8 is called int8_float32
         raise ValueError(f"asked for {compute}, it computes in {used}")
     return {"precision": precision, "version": f"ctranslate2 {ctranslate2.__version__}"}
 

@@ -52,7 +52,9 @@ def build(folder: str, attention: str, dropout: float) -> nn.Module:
     )
     kind = transformers.PegasusForConditionalGeneration if pre else transformers.MarianMTModel
     model = kind(config)
-    state = {name: torch.from_numpy(a) for name, a in export.to_hugging_face(weights, shape).items()}
+    state = {
+        name: torch.from_numpy(a) for name, a in export.to_hugging_face(weights, shape).items()
+    }
     there = model.state_dict()
     missing = there.keys() - state.keys()
     if missing:
@@ -144,7 +146,9 @@ def train(updates: int) -> dict[str, Any]:
             nn.utils.clip_grad_norm_(now["model"].parameters(), 1.0)
             now["optimizer"].step()
             now["optimizer"].zero_grad(set_to_none=True)
-            tokens += int((batch["input_ids"] != export.PAD).sum() + (batch["labels"] != -100).sum())
+            tokens += int(
+                (batch["input_ids"] != export.PAD).sum() + (batch["labels"] != -100).sum()
+            )
         loss.item()
     return {"tokens": tokens, **spent}
 
@@ -193,6 +197,7 @@ def decode(batches: list[list[list[int]]], beam: int, limit: int) -> dict[str, A
                 attention_mask=mask,
                 num_beams=beam,
                 do_sample=False,
+                min_new_tokens=1,
                 max_new_tokens=limit + 1,
                 **({"length_penalty": 0.0, "early_stopping": True} if beam > 1 else {}),
             )

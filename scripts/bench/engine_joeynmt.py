@@ -252,9 +252,7 @@ def losses(updates: int) -> dict[str, Any]:
     model.eval()
     batches = same_batches(now["folder"])
     with torch.no_grad():
-        found = [
-            float(model(return_type="loss", **vars(next(batches)))[0]) for _ in range(updates)
-        ]
+        found = [float(model(return_type="loss", **vars(next(batches)))[0]) for _ in range(updates)]
     model.train()
     model._loss_function = smoothed
     return {"losses": found}

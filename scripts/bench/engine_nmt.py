@@ -15,7 +15,7 @@ from worker import clock, serve
 from nmt import compose
 from nmt.commands.train import training_pairs
 from nmt.config import Config
-from nmt.data.batching import Epoch
+from nmt.data.batching import Epoch, TrainingPairs
 from nmt.data.prepare import prepare
 from nmt.data.prepared import Prepared
 from nmt.data.tokenizer import BOS, EOS, PAD, UNK
@@ -34,20 +34,15 @@ RATE = 1e-4
 class Training:
     """A model, its optimiser and an epoch of batches; ``place`` is the next update."""
 
-    def __init__(
-        self, words: list[str], places: dict[str, str], cycle: int, device: str = "cpu"
-    ) -> None:
-        self.config = compose.compose(words, None, places)
-        config = self.config
-        self.world = World(device=torch.device(device))
-        prepared = prepare(config.data, config.tokenizer, report=lambda line: None)
-        torch.manual_seed(config.seed)
-        self.model = empty_model(config, prepared.tokenizers).to(device)
+    def __init__(self, config: Config, model: Seq2Seq, pairs: TrainingPairs, cycle: int) -> None:
+        self.config = config
+        self.model = model
+        self.world = World(device=next(model.parameters()).device)
         self.learner = Learner(
-            self.model,
+            model,
             make_optimizer(
                 config.optim.name.value,
-                self.model,
+                model,
                 betas=(config.optim.beta1, config.optim.beta2),
                 eps=config.optim.eps,
                 weight_decay=config.optim.weight_decay,
@@ -59,10 +54,21 @@ class Training:
             ema=config.train.ema,
             compile=config.train.compile,
         )
-        self.epoch = training_pairs(config, prepared, self.model).epoch(0)
+        self.epoch = pairs.epoch(0)
         self.cycle = min(cycle, len(self.epoch.plan))
         self.place = 0
         self.model.train()
+
+    @classmethod
+    def on_corpus(cls, words: list[str], places: dict[str, str], cycle: int) -> Training:
+        """What `nmt train` with these words would train; places are data.root and data.cache."""
+        config = compose.compose(words, None, places)
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        prepared = prepare(config.data, config.tokenizer, report=lambda line: None)
+        torch.manual_seed(config.seed)
+        model = empty_model(config, prepared.tokenizers)
+        return cls(config, model, training_pairs(config, prepared, model), cycle)
 
     def next(self) -> Update:
         """The update at the current place; after ``cycle`` of them the first comes again."""
@@ -85,12 +91,13 @@ now: dict[str, Any] = {}
 
 
 def begin_training(words: list[str], places: dict[str, str], cycle: int) -> dict[str, Any]:
-    """Build what ``words`` say; updates run over the first ``cycle`` batches of epoch 0.
+    """Build what ``words`` say; updates run over the first ``cycle`` batches of epoch 0."""
+    now["training"] = training = Training.on_corpus(words, places, cycle)
+    return described(training)
 
-    Args:
-        places: data.root and data.cache.
-    """
-    now["training"] = training = Training(words, places, cycle)
+
+def described(training: Training) -> dict[str, Any]:
+    """What is trained."""
     return {
         "parameters": count_parameters(training.model).total,
         "precision": str(training.learner.precision).removeprefix("torch."),
@@ -234,7 +241,11 @@ def decode(batches: list[list[list[int]]], beam: int, limit: int) -> dict[str, A
     """Translate batches of source ids (without the end token); at most ``limit`` tokens each."""
     run, hypotheses = now["run"], []
     options = SearchOptions(
-        beam=beam, length_penalty=0.0, max_length=limit, max_length_ratio=float(limit)
+        beam=beam,
+        length_penalty=0.0,
+        min_length=1,
+        max_length=limit,
+        max_length_ratio=float(limit),
     )
     with clock() as spent, inference(run.model, run.precision) as device:
         for rows in batches:

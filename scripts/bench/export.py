@@ -50,8 +50,12 @@ def attention(weights: Weights, name: str) -> Weights:
         query, key, value = np.split(weights[f"{name}.inputs.weight"], 3)
     none = np.zeros(len(query), np.float32)
     return {
-        **{"query.weight": query, "key.weight": key, "value.weight": value},
-        **{"query.bias": none, "key.bias": none, "value.bias": none},
+        "query.weight": query,
+        "key.weight": key,
+        "value.weight": value,
+        "query.bias": none,
+        "key.bias": none,
+        "value.bias": none,
         "out.weight": weights[f"{name}.out.weight"],
         "out.bias": weights[f"{name}.out.bias"],
     }

@@ -56,13 +56,20 @@ class Settings:
 class Worker:
     """An engine in a process of its own; see worker.py."""
 
-    def __init__(self, settings: Settings, environment: str, engine: str) -> None:
-        environ = os.environ | {
+    def __init__(
+        self,
+        settings: Settings,
+        environment: str,
+        engine: str,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        environ = {
+            **os.environ,
             "OMP_NUM_THREADS": str(settings.threads),
             "MKL_NUM_THREADS": str(settings.threads),
             "PYTHONPATH": str(ROOT) if environment == "nmt" else "",
             "HF_HUB_OFFLINE": "1",
-            "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+            **(variables or {}),
         }
         settings.home.mkdir(parents=True, exist_ok=True)
         self.log = settings.home / f"{engine}.log"
@@ -186,7 +193,9 @@ def machine(threads: int) -> dict[str, Any]:
     }
 
 
-def save(part: str, settings: Settings, before: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+def save(
+    part: str, settings: Settings, before: Mapping[str, Any], found: Mapping[str, Any]
+) -> None:
     """Write results/PART.json; a quick pass goes to the home folder, for its times mean nothing."""
     folder = settings.home / "quick" if settings.quick else RESULTS
     folder.mkdir(parents=True, exist_ok=True)

@@ -67,9 +67,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.found: Counter[Product] = Counter()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in PLAIN:
             operands = tuple(Operand.of(a) for a in args if isinstance(a, Tensor))
             self.found[Product(func, operands)] += 1
@@ -110,3 +108,5 @@ class Products:
             for operation, operands, count in self.steps:
                 for _ in range(count):
                     operation(*operands)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()

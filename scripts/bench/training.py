@@ -108,9 +108,7 @@ def parity(sides: list[Side], count: int) -> dict[str, float]:
     found = {}
     for side in sides[2:]:
         others = side.worker.ask("losses", updates=count)["losses"]
-        found[side.name] = max(
-            abs(a - b) / abs(a) for a, b in zip(reference, others, strict=True)
-        )
+        found[side.name] = max(abs(a - b) / abs(a) for a, b in zip(reference, others, strict=True))
     if max(found.values()) > TOLERANCE:
         raise SystemExit(f"these losses should agree: {found}")
     return found
