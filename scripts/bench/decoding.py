@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import Settings, Side, Worker, alternate, ratio, table
+from sacrebleu.metrics import BLEU
+from sacrebleu.significance import PairedTest
 
 from nmt import compose
 from nmt.cli import main as nmt
@@ -52,7 +54,6 @@ class Material:
     sources: list[str]
     references: list[str]
     tokenizers: Tokenizers
-    language: str
 
     def batches(self, mode: Mode, count: int) -> tuple[Batches, list[int]]:
         """Ids by falling length, and the number of each sentence in that order."""
@@ -65,13 +66,19 @@ class Material:
 
     def bleu(self, hypotheses: list[list[int]], numbers: list[int]) -> float:
         """Cased, detokenised sacreBLEU, without an interval."""
-        from nmt.evaluation.scores import score
-
-        texts = [self.tokenizers.target.decode(ids) for ids in hypotheses]
         given = [[self.references[number] for number in numbers]]
-        metrics = ("bleu",)
-        found = score(texts, given, target_language=self.language, metrics=metrics, samples=0)
-        return float(found["bleu"].score)
+        return float(BLEU().corpus_score(self.texts(hypotheses), given).score)
+
+    def texts(self, hypotheses: list[list[int]]) -> list[str]:
+        return [self.tokenizers.target.decode(ids) for ids in hypotheses]
+
+    def lost(self, first: list[list[int]], second: list[list[int]], numbers: list[int]) -> Any:
+        """BLEU that the second loses, and the p-value of a paired bootstrap (Koehn 2004)."""
+        metric = BLEU(references=[[self.references[number] for number in numbers]])
+        systems = [("first", self.texts(first)), ("second", self.texts(second))]
+        test = PairedTest(systems, {"BLEU": metric}, None, test_type="bs", n_samples=1000)
+        before, after = test()[1]["BLEU"]
+        return {"bleu": before.score - after.score, "p": after.p_value}
 
 
 def read_material(settings: Settings, run: Path) -> Material:
@@ -80,11 +87,10 @@ def read_material(settings: Settings, run: Path) -> Material:
     languages = config.languages.split("-")
     sides = []
     for language in reversed(languages) if config.reverse else languages:
-        with gzip.open(
-            settings.data / "multi30k" / f"test_2016_flickr.{language}.gz", "rt"
-        ) as text:
-            sides.append(text.read().rstrip("\n").split("\n"))
-    return Material(sides[0], sides[1], Tokenizers.load(run / "tokenizer"), languages[1])
+        file = settings.data / "multi30k" / f"test_2016_flickr.{language}.gz"
+        text = gzip.decompress(file.read_bytes()).decode("utf-8")
+        sides.append(text.rstrip("\n").split("\n"))
+    return Material(sides[0], sides[1], Tokenizers.load(run / "tokenizer"))
 
 
 def trained_run(settings: Settings, report: Callable[[str], None]) -> Path:
@@ -170,7 +176,9 @@ def measure_mode(
         for ours in sides[:2]
         for side in sides[2:]
     }
-    return {"sentences": len(numbers), "sides": found, "ratios": ratios}
+    last = [side.turns[-1]["hypotheses"] for side in sides[:2]]
+    lost = material.lost(*last, numbers)
+    return {"sentences": len(numbers), "sides": found, "ratios": ratios, "lost_in_bf16": lost}
 
 
 def measure(settings: Settings, report: Callable[[str], None]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -220,8 +221,9 @@ def export_model(model: Seq2Seq, config: Config, folder: Path) -> None:
 
 
 def begin_decoding(run: str, precision: str) -> dict[str, Any]:
-    """Open a run's best checkpoint."""
-    words = [] if precision == "fp32" else [f"train.precision={precision}"]
+    """Open a run's best checkpoint, for as many threads as the other engines get."""
+    words = [f"train.threads={os.environ['OMP_NUM_THREADS']}"]
+    words += [] if precision == "fp32" else [f"train.precision={precision}"]
     now["run"] = open_run(Path(run), words=words)
     return {
         "parameters": count_parameters(now["run"].model).total,

@@ -119,7 +119,9 @@ def training(settings: Settings, rounds: int) -> tuple[dict[str, Any], dict[str,
             worker = begun(settings, words, "cuda", VOCABULARY, 200_000)
             name = f"{model}{', compiled' if compiled else ''}"
             waits = worker.ask("synchronisations", updates=3)["waits"]
-            facts = {"waits": waits, "updates": updates}
+            worker.ask("train", updates=updates)
+            about = worker.ask("gpu_memory")  # before the products take their share
+            facts = {"waits": waits, "updates": updates, "peak_bytes": about["peak_bytes"]}
             sides.append(Side(name, worker, {"do": "train", "updates": updates}, facts))
         eager = sides[0]
         recorded = eager.worker.ask("record_products", updates=updates)
@@ -129,7 +131,6 @@ def training(settings: Settings, rounds: int) -> tuple[dict[str, Any], dict[str,
         limit = rates(machine_rate, "gflop")["median"]
         for side in sides:
             speed = rates(side, "tokens")
-            about = side.worker.ask("gpu_memory")
             gflop = speed["median"] * recorded["flop"] / recorded["tokens"] / 1e9
             found[side.name] = {
                 **side.facts,
@@ -137,7 +138,6 @@ def training(settings: Settings, rounds: int) -> tuple[dict[str, Any], dict[str,
                 "share": gflop / limit,
                 "share_of_own_products": ratio(side, alone, "tokens"),
                 "rate_tflops": limit / 1e3,
-                "peak_bytes": about["peak_bytes"],
             }
             side.worker.close()
     return found, about

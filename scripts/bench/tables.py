@@ -136,7 +136,12 @@ def decoding(found: dict[str, Any]) -> list[str]:
             for side, row in content["sides"].items()
         ]
         head = ["", "sentences/s", "tokens/s", "nmt fp32 is faster by", "nmt bf16 by", "BLEU"]
-        blocks += [f"{mode}, {content['sentences']:,} sentences:", grid(head, rows)]
+        lost = content["lost_in_bf16"]
+        blocks += [
+            f"{mode}, {content['sentences']:,} sentences; bf16 loses {lost['bleu']:.2f} BLEU here "
+            f"(paired bootstrap, p = {lost['p']:.2f}):",
+            grid(head, rows),
+        ]
     return blocks
 
 
