@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- speed: made by scripts/bench/run -->", "<!-- end of speed -->"
-MISSING = "not measured"
+TITLES = {"startup": "Start-up", "gpu": "On a GPU"}
 
 
 def write(results: Path, document: Path) -> None:
@@ -30,9 +30,9 @@ def section(results: Path) -> str:
     ]
     for part, make in PARTS.items():
         file = results / f"{part}.json"
-        blocks.append(f"### {part.capitalize()}")
+        blocks.append(f"### {TITLES.get(part, part.capitalize())}")
         if not file.exists():
-            blocks.append(f"{MISSING.capitalize()}.")
+            blocks.append("Not measured.")
             continue
         content = json.loads(file.read_text("utf-8"))
         blocks += [described(content["machine"]), *make(content["found"])]
