@@ -44,7 +44,7 @@ class Mode:
         return f"{how}, {f'batches of {self.rows}' if self.rows > 1 else 'one at a time'}"
 
 
-MODES = (Mode(5, 40), Mode(1, 40), Mode(5, 1, every=5), Mode(1, 1, every=5))
+MODES = (Mode(5, 40), Mode(1, 40), Mode(5, 1, every=10), Mode(1, 1, every=10))
 
 
 @dataclass(frozen=True)

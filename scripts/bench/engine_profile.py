@@ -1,4 +1,4 @@
-"""Where the time of our own training goes: the loop as it is, and its operations by kind."""
+"""Where our own time goes: the training loop as it is, and operations by kind."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import re
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from engine_nmt import RATE, Training
+from engine_nmt import RATE, Training, begin_decoding, decode
 from torch.profiler import ProfilerActivity, profile
 from worker import serve
 
@@ -33,6 +34,7 @@ KINDS = {
     "normalisation": "layer_norm|LayerNorm",
     "copies and casts": r"aten::(copy_|_to_copy|to|contiguous|clone|cat|stack|reshape)$",
     "embeddings": "embedding|Embedding",
+    "search": r"topk|logsumexp|amax|gather|index_select|index|scatter|argmax",
     "zeros and sums of gradients": r"aten::(zeros|zero_|fill_|new_zeros|sum)$|AccumulateGrad",
     "activation": r"relu|threshold|gelu|tanh|sigmoid",
 }
@@ -109,14 +111,32 @@ def loop(words: list[str], places: dict[str, str], updates: int) -> dict[str, An
 
 
 def operations(words: list[str], places: dict[str, str], updates: int) -> dict[str, Any]:
-    """Shares of wall-clock time by kind of operation; Python is what no operation accounts for."""
+    """Training by kind of operation."""
     training = Training.on_corpus(words, places, updates)
-    for _ in range(3):
-        training.learn(training.next())
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        begin = time.perf_counter()
+
+    def work() -> None:
         for _ in range(updates):
             training.learn(training.next())
+
+    for _ in range(3):
+        training.learn(training.next())
+    return profiled(work)
+
+
+def translating(
+    run: str, precision: str, batches: list[list[list[int]]], beam: int, limit: int
+) -> dict[str, Any]:
+    """Decoding by kind of operation."""
+    begin_decoding(run, precision)
+    decode(batches, beam, limit)
+    return profiled(lambda: decode(batches, beam, limit))
+
+
+def profiled(work: Callable[[], object]) -> dict[str, Any]:
+    """Shares of wall-clock time by kind of operation; Python is what no operation accounts for."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        begin = time.perf_counter()
+        work()
         whole = time.perf_counter() - begin
     spent: Counter[str] = Counter()
     names: Counter[str] = Counter()
@@ -134,4 +154,4 @@ def operations(words: list[str], places: dict[str, str], updates: int) -> dict[s
 
 
 if __name__ == "__main__":
-    serve({"loop": loop, "operations": operations})
+    serve({"loop": loop, "operations": operations, "translating": translating})

@@ -104,7 +104,7 @@ class Worker:
         """Ends the process."""
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.wait(30)
+        self.process.wait()
 
 
 @dataclass
@@ -169,8 +169,22 @@ def table(sides: Sequence[Side], units: Sequence[str], first: str) -> dict[str, 
     }
 
 
+def busy(seconds: float = 2.0) -> float:
+    """Share of all cores' time that somebody else uses, looked at for some seconds."""
+
+    def ticks() -> tuple[int, int]:
+        first = Path("/proc/stat").read_text("utf-8").split("\n", 1)[0]
+        numbers = [int(number) for number in first.split()[1:]]
+        return sum(numbers), numbers[3] + numbers[4]  # idle and waiting for a disk
+
+    all_before, idle_before = ticks()
+    time.sleep(seconds)
+    all_after, idle_after = ticks()
+    return 1 - (idle_after - idle_before) / max(1, all_after - all_before)
+
+
 def machine(threads: int) -> dict[str, Any]:
-    """What the numbers were measured on; call it before measuring, for the load."""
+    """What the numbers were measured on; call it before measuring, for how busy it is."""
     info = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").exists() else ""
     fields = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
     fields = {name.strip(): value.strip() for name, value in fields.items()}
@@ -184,7 +198,7 @@ def machine(threads: int) -> dict[str, Any]:
         "flags": flags,
         "cores": os.cpu_count(),
         "threads": threads,
-        "load": os.getloadavg(),
+        "busy": busy(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.platform(),
         "python": platform.python_version(),

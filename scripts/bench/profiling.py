@@ -1,4 +1,4 @@
-"""The part called profile: what a training step is spent on, one thread and all of them."""
+"""The part called profile: what a training step and a translation are spent on."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import decoding
 import training
 from harness import Settings, Worker
 
 
 def measure(settings: Settings, report: Callable[[str], None]) -> dict[str, Any]:
-    """Shares for every model and precision."""
-    found: dict[str, Any] = {}
-    updates = 3 if settings.quick else 30
+    """Training: every model and precision, one thread and all; decoding: one sentence at a time."""
+    found: dict[str, Any] = {"training": {}, "decoding": {}}
+    updates = 3 if settings.quick else 20
     for name, case in training.CASES.items():
         for precision in ("bf16", "fp32"):
             for threads in sorted({1, settings.threads}):
@@ -23,7 +24,18 @@ def measure(settings: Settings, report: Callable[[str], None]) -> dict[str, Any]
                 request = {"words": words, "places": training.places(here), "updates": updates}
                 row = {do: worker.ask(do, **request) for do in ("loop", "operations")}
                 worker.close()
-                label = f"{name}, {precision}, {threads} threads"
-                found[label] = row
+                label = f"{name}, {precision}, threads: {threads}"
+                found["training"][label] = row
                 report(f"profile {label}: {row['loop']['shares']}")
+    run = decoding.trained_run(settings, report)
+    material = decoding.read_material(settings, run)
+    for mode in decoding.MODES:
+        batches, _ = material.batches(mode, 40 if settings.quick else 400)
+        for precision in ("fp32", "bf16"):
+            worker = Worker(settings, "nmt", "engine_profile")
+            request = {"batches": batches, "beam": mode.beam, "limit": decoding.LIMIT}
+            row = worker.ask("translating", run=str(run), precision=precision, **request)
+            worker.close()
+            found["decoding"][f"{mode}, {precision}"] = row
+            report(f"profile {mode}, {precision}: {row['shares']}")
     return found

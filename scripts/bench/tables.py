@@ -46,12 +46,11 @@ def described(machine: dict[str, Any]) -> str:
             f"{machine['when']}: {machine['gpu']}, CUDA {machine['cuda']}, torch "
             f"{machine['torch']}, commit {machine['commit']}."
         )
-    load = ", ".join(f"{value:.2f}" for value in machine["load"])
     return (
         f"{machine['when']}: {machine['cpu']} ({', '.join(machine['flags'])}), "
         f"{machine['cores']} cores, {machine['threads']} threads, {machine['memory_gb']} GB, "
         f"Python {machine['python']}, torch {machine['torch']}, commit {machine['commit']}; "
-        f"load before: {load}."
+        f"{percent(machine['busy'])} of the machine busy before."
     )
 
 
@@ -190,17 +189,25 @@ def growth(found: dict[str, Any]) -> list[str]:
 
 
 def profile(found: dict[str, Any]) -> list[str]:
-    blocks = []
+    rows = found["training"]
     loops = [
         [name, *(percent(share) for share in row["loop"]["shares"].values())]
-        for name, row in found.items()
+        for name, row in rows.items()
     ]
-    kinds = list(next(iter(found.values()))["loop"]["shares"])
-    blocks.append(grid(["the loop", *kinds], loops))
-    for name, row in found.items():
-        shares = [[kind, percent(share)] for kind, share in row["operations"]["shares"].items()]
-        blocks.append(grid([name, "share"], shares))
-    return blocks
+    kinds = list(next(iter(rows.values()))["loop"]["shares"])
+    operations = {name: row["operations"]["shares"] for name, row in rows.items()}
+    decoding_shares = {name: row["shares"] for name, row in found["decoding"].items()}
+    return [
+        grid(["the loop", *kinds], loops),
+        "Operations by kind, largest first:",
+        *(listed(name, shares) for name, shares in (operations | decoding_shares).items()),
+    ]
+
+
+def listed(name: str, shares: dict[str, float]) -> str:
+    """Shares of at least half a percent in one line."""
+    shown = (f"{kind} {percent(share)}" for kind, share in shares.items() if share >= 0.005)
+    return f"- {name}: {', '.join(shown)}"
 
 
 def gpu(found: dict[str, Any]) -> list[str]:
