@@ -34,7 +34,7 @@ KINDS = {
     "normalisation": "layer_norm|LayerNorm",
     "copies and casts": r"aten::(copy_|_to_copy|to|contiguous|clone|cat|stack|reshape)$",
     "embeddings": "embedding|Embedding",
-    "search": r"topk|logsumexp|amax|gather|index_select|index|scatter|argmax",
+    "choosing": r"topk|logsumexp|amax|gather|index_select|index|scatter|argmax",
     "zeros and sums of gradients": r"aten::(zeros|zero_|fill_|new_zeros|sum)$|AccumulateGrad",
     "activation": r"relu|threshold|gelu|tanh|sigmoid",
 }
