@@ -24,6 +24,8 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RESULTS = HERE / "results"
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+"""What a processor can do that matters here, if it says so."""
 PAUSE = 0.3
 """Seconds between turns: OpenMP's threads spin for 0.2 s after their last work."""
 
@@ -188,7 +190,7 @@ def machine(threads: int) -> dict[str, Any]:
     info = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").exists() else ""
     fields = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
     fields = {name.strip(): value.strip() for name, value in fields.items()}
-    flags = [f for f in fields.get("flags", "").split() if f.startswith(("avx", "amx", "fma"))]
+    flags = [flag for flag in fields.get("flags", "").split() if flag in FLAGS]
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     )

@@ -94,7 +94,7 @@ def training(found: dict[str, Any]) -> list[str]:
         head = ["", "parameters", "tokens/s", "nmt bf16 is faster by", "nmt fp32 by", "versions"]
         blocks += [f"{name}, {found['batch_tokens']:,} padded tokens an update:", grid(head, rows)]
         shares = [
-            f"{precision} {percent(case[key]['share']['median'] ** -1)} "
+            f"{precision} {percent(case[key]['share']['median'])} "
             f"({case[key]['gflop_per_second']['median']:,.0f} GFLOP/s)"
             for precision in ("bf16", "fp32")
             if (key := f"products of nmt {precision}") in case
@@ -200,7 +200,7 @@ def profile(found: dict[str, Any]) -> list[str]:
     return [
         grid(["the loop", *kinds], loops),
         "Operations by kind, largest first:",
-        *(listed(name, shares) for name, shares in (operations | decoding_shares).items()),
+        "\n".join(listed(name, s) for name, s in (operations | decoding_shares).items()),
     ]
 
 
