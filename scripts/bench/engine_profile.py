@@ -27,7 +27,7 @@ from nmt.training.state import LoopOptions
 KINDS = {
     "loss": "SmoothedCrossEntropy",
     "optimiser": r"Optimizer|_fused_adam|_foreach|linalg_vector_norm|_amp_",
-    "dropout": "dropout|bernoulli",
+    "dropout": "[Dd]ropout|bernoulli",
     "matrix products": r"aten::(mm|addmm|bmm|baddbmm|linear|matmul|_addmm_activation)$",
     "recurrent layers": "lstm|mkldnn_rnn|rnn_layer",
     "attention": r"scaled_dot_product|softmax|masked_fill",
@@ -39,7 +39,7 @@ KINDS = {
     "activation": r"relu|threshold|gelu|tanh|sigmoid",
 }
 """Kind -> names of operations and of those they are part of, the first that fits."""
-INSIDE = ("loss", "optimiser")
+INSIDE = ("loss", "optimiser", "dropout")
 """Kinds that keep everything inside them, whatever it is."""
 
 
