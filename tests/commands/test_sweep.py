@@ -330,15 +330,21 @@ def test_a_search_space_is_what_hydra_means() -> None:
     }
 
 
-@pytest.mark.parametrize(("metric", "best"), [("loss", min), ("bleu", max)])
+@pytest.mark.parametrize(
+    ("metric", "best", "commands"), [("loss", min, (1, 2)), ("bleu", max, (2,))]
+)
 def test_a_study_is_resumed_and_knows_its_direction(
-    metric: str, best: Callable[..., float], fake: list[str], tmp_path: Path
+    metric: str,
+    best: Callable[..., float],
+    commands: tuple[int, ...],
+    fake: list[str],
+    tmp_path: Path,
 ) -> None:
     optuna = pytest.importorskip("optuna")
     command = [*TINY, "sweep=learning_rate", "optim.warmup=20", f"train.metric={metric}"]
     command += [f"run={tmp_path}", "hydra.sweeper.sampler.seed=1"]
-    assert cli.main([*command, "hydra.sweeper.n_trials=1"]) == 0
-    assert cli.main([*command, "hydra.sweeper.n_trials=2"]) == 0
+    for trials in commands:
+        assert cli.main([*command, f"hydra.sweeper.n_trials={trials}"]) == 0
     assert len(fake) == len(set(fake)) == 2
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'study.db'}")
     values = [trial.value for trial in study.trials]
