@@ -152,7 +152,7 @@ def anatomy(bench: Bench) -> Numbers:
     parts = dissect(
         translator.run.model, translator.run.tokenizers, found.source_ids, found.n_best[0].ids
     )
-    step = _telling_step(parts.weights)
+    step = _telling_step(parts)
     return {
         "panels": _anatomy_panels(parts, step),
         "caption": f"“{text}” becomes “{found.text}”. Above: percentages over the source (columns) "
@@ -163,7 +163,7 @@ def anatomy(bench: Bench) -> Numbers:
             [
                 [
                     parts.source[place],
-                    f"{parts.scores[step][place]:.2f}",
+                    f"{parts.scores[step][place]:.2f}".replace("-", "\u2212"),
                     f"{100 * parts.weights[step][place]:.1f}",
                     f"{parts.state_norms[place]:.2f}",
                 ]
@@ -203,13 +203,12 @@ def _anatomy_panels(parts: Anatomy, step: int) -> list[dict[str, Any]]:
     ]
 
 
-def _telling_step(weights: Sequence[Sequence[float]]) -> int:
-    """Of the second half, the step whose attention is most divided between two positions."""
-    rows = np.sort(np.asarray(weights), axis=1)[:, ::-1]
-    start = len(rows) // 2
-    if rows.shape[1] < 2 or len(rows) - start < 2:
-        return len(rows) - 1
-    return start + int(rows[start:-1, 1].argmax())
+def _telling_step(parts: Anatomy) -> int:
+    """Of the words in the second half, the one whose attention is most divided between two."""
+    rows = np.sort(np.asarray(parts.weights), axis=1)[:, ::-1]
+    steps = range(len(rows) // 2, len(rows) - 1)
+    words = [step for step in steps if parts.target[step].startswith("▁")] or [len(rows) - 1]
+    return words[int(rows[words, min(1, rows.shape[1] - 1)].argmax())]
 
 
 # ---- 10: cost ------------------------------------------------------------------------------------
@@ -244,8 +243,8 @@ def cost(bench: Bench) -> Numbers:
             _cost_panel(found, "seconds", 1e3, "time, milliseconds"),
             _cost_panel(found, "peak_bytes", 2**-20, "peak memory, MiB"),
         ],
-        "caption": f"Logarithmic axes: a square is twice as steep as a line. {found.method} "
-        f"Fused and explicit attention differ by {found.fused_error:.0e} of the largest value. "
+        "caption": "Logarithmic axes: a square is twice as steep as a line. Memory: "
+        f"{found.method}. Fused and explicit attention differ by {found.fused_error:.0e} of the largest value. "
         + (f"{'; '.join(stops)} (limit {limit / 2**30:.1f} GiB)." if stops else ""),
         "table": _cost_table(found),
         "stopped": [dataclasses.asdict(one) for one in found.stopped],
