@@ -13,8 +13,8 @@ import pytest
 
 from nmt import compose
 from nmt.cli import command_help, main, parse
-from nmt.commands import story
-from nmt.commands.ladder import Ladder, State, Stopped, Training, plan, time_left
+from nmt.commands.story import command as story
+from nmt.commands.story.ladder import Ladder, State, Stopped, Training, plan, time_left
 from nmt.config import Config
 from nmt.errors import UserError
 from nmt.evaluation.claims import CLAIMS
@@ -277,7 +277,7 @@ def test_a_report_with_a_failure_and_measurements_that_are_kept(
     monkeypatch.setattr(story, "identity", lambda path: "step-1")
     monkeypatch.setattr(story, "check", lambda trainings: None)
     monkeypatch.setattr(story, "MEASURES", {n: measure(n) for n in (1, 2, 5, 8, 10, 12)})
-    monkeypatch.setattr("nmt.commands.ladder.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("nmt.commands.story.ladder.time.sleep", lambda seconds: None)
     run = tmp_path / "story"
     assert main(["story", f"run={run}", "train.device=cpu", "story.jobs=6"]) == 1
     out = capsys.readouterr().out

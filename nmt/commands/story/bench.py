@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nmt import runs
-from nmt.commands.ladder import Training
+from nmt.commands.story.ladder import Training
 from nmt.config import Config, DataConfig
 from nmt.data.prepare import prepare
 from nmt.data.prepared import Prepared

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from nmt.commands.bench import Bench, over_seeds
-from nmt.commands.measures import Numbers
-from nmt.commands.panels import by_category, name_of, points, shown, table, times
+from nmt.commands.story.bench import Bench, over_seeds
+from nmt.commands.story.measures import Numbers
+from nmt.commands.story.panels import by_category, name_of, points, shown, table, times
 from nmt.config import Source, resource
 from nmt.data.grammar import load_lexicon
 from nmt.evaluation.probes.contrastive import (

@@ -15,9 +15,10 @@ import torch
 
 from nmt import __version__, compose, runs
 from nmt.cli import Arguments, parse
-from nmt.commands import meaning, measures, sweeps, train
-from nmt.commands.bench import Bench, cores, identity
-from nmt.commands.ladder import (
+from nmt.commands import train
+from nmt.commands.story import meaning, measures, sweeps
+from nmt.commands.story.bench import Bench, cores, identity
+from nmt.commands.story.ladder import (
     Ladder,
     State,
     Stopped,

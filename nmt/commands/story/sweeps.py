@@ -1,6 +1,6 @@
 """The measurements of claims 3, 4, 6, 7, 9, 11, 15 and 16, which compare many runs.
 
-Like `nmt.commands.measures`: each function gives the numbers of one claim.
+Like `nmt.commands.story.measures`: each function gives the numbers of one claim.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from nmt.commands.bench import Bench, over_seeds
-from nmt.commands.ladder import last_record
-from nmt.commands.measures import EDGES, Numbers, length_buckets, quality_cells
-from nmt.commands.panels import bars, by_category, name_of, points, shown, whiskers
+from nmt.commands.story.bench import Bench, over_seeds
+from nmt.commands.story.ladder import last_record
+from nmt.commands.story.measures import EDGES, Numbers, length_buckets, quality_cells
+from nmt.commands.story.panels import bars, by_category, name_of, points, shown, whiskers
 from nmt.evaluation.claims import BY_NUMBER, TRANSFER, heads
 from nmt.evaluation.probes.noise import KINDS, SHARES, make_noisy, noise_effect
 from nmt.evaluation.scores import by_length

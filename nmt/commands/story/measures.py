@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from nmt.commands.bench import Bench, over_seeds
-from nmt.commands.panels import bars, by_category, name_of, shown, table, whiskers
+from nmt.commands.story.bench import Bench, over_seeds
+from nmt.commands.story.panels import bars, by_category, name_of, shown, table, whiskers
 from nmt.config import Source
 from nmt.evaluation.anatomy import Anatomy, dissect
 from nmt.evaluation.claims import LONG
@@ -244,7 +244,8 @@ def cost(bench: Bench) -> Numbers:
             _cost_panel(found, "peak_bytes", 2**-20, "peak memory, MiB"),
         ],
         "caption": "Logarithmic axes: a square is twice as steep as a line. Memory: "
-        f"{found.method}. Fused and explicit attention differ by {found.fused_error:.0e} of the largest value. "
+        f"{found.method}. Fused and explicit attention differ by {found.fused_error:.0e} of the "
+        "largest value. "
         + (f"{'; '.join(stops)} (limit {limit / 2**30:.1f} GiB)." if stops else ""),
         "table": _cost_table(found),
         "stopped": [dataclasses.asdict(one) for one in found.stopped],
