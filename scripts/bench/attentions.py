@@ -23,6 +23,7 @@ from nmt.data.batching import Batch
 from nmt.data.prepare import prepare
 from nmt.models.build import count_parameters
 from nmt.training.learner import Objective, resolve_precision
+from nmt.training.loss import CrossLosses
 from nmt.translator import Translator
 
 ROUNDS, BATCHES, SENTENCES = 7, 8, 200
@@ -32,7 +33,8 @@ def train_seconds(translator: Translator, batches: list[Batch]) -> float:
     """Processor seconds of forward, loss and backward over the batches."""
     run = translator.run
     precision = resolve_precision(run.config.train.precision.value, run.device)
-    objective = Objective(run.model, run.config.train.label_smoothing).train()
+    smoothing = run.config.train.label_smoothing
+    objective = Objective(run.model, smoothing, CrossLosses()).train()
     begin = time.process_time()
     for batch in batches:
         with torch.autocast("cpu", precision, enabled=precision != torch.float32):
