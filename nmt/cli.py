@@ -298,7 +298,7 @@ COMMANDS = {
         summary="teach your shell to complete commands, keys, presets and paths",
         usage="nmt completion bash|zsh|fish",
         examples=(
-            "source <(nmt completion bash)            # zsh alike; put it into ~/.bashrc",
+            "nmt completion bash > ~/.nmt-completion  # and 'source' it in ~/.bashrc",
             "nmt completion fish > ~/.config/fish/completions/nmt.fish",
         ),
         own={"shell": "bash (default), zsh or fish"},

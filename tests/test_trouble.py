@@ -161,22 +161,21 @@ def messages(run: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("word", "costs"),
+    ("words", "costs"),
     [
-        ("train.max_steps=11", ""),
-        ("train.patience=9", ""),
-        ("train.log_every=1", ""),
-        ("train.validate_every=100", ""),
-        ("train.keep_last=3", ""),
+        (
+            "train.patience=9 train.log_every=1 train.validate_every=100 train.keep_last=3",
+            "",
+        ),
         ("train.precision=fp32", "precision"),
         ("train.threads=2", "threads"),
     ],
 )
 def test_an_allowed_change_says_what_it_costs(
-    run: Path, capsys: pytest.CaptureFixture[str], word: str, costs: str
+    run: Path, capsys: pytest.CaptureFixture[str], words: str, costs: str
 ) -> None:
     try:
-        status, _, err = nmt(capsys, "train", f"run={run}", "train.max_steps=11", word)
+        status, _, err = nmt(capsys, "train", f"run={run}", "train.max_steps=11", *words.split())
     finally:
         torch.set_num_threads(1)
     assert status == 0, err

@@ -17,7 +17,7 @@ from nmt.commands import jobs, train
 from nmt.commands.jobs import Records, names_of, state_of
 from nmt.config import Config
 from nmt.errors import UserError
-from nmt.training.index import Entry, Index, write_index
+from nmt.training.index import Entry, Index, read_index, write_index
 from nmt.training.loop import Outcome
 
 TINY = ("train", "-m", "debug=tiny", "train.device=cpu")
@@ -178,7 +178,8 @@ def test_the_state_is_what_the_checkpoints_say(run: Path) -> None:
     longer = replace(config, train=replace(config.train, max_steps=20))
     assert state_of(longer, run).word == "stopped"
     averaged = replace(config, train=replace(config.train, average=2))
-    assert state_of(averaged, run).word == "finished"  # a single scored checkpoint has no mean
+    several = len(read_index(run / "checkpoints").scored) > 1  # a single one has no mean
+    assert state_of(averaged, run).word == ("stopped" if several else "finished")
     next((run / "checkpoints").glob("step-*/state.json")).write_text("{")
     assert state_of(config, run).word == "stopped"
     shutil.rmtree(run / "checkpoints")
