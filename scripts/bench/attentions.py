@@ -49,7 +49,7 @@ def error_rate(path: Path) -> str:
     """Alignment error rate on the test set's gold, layer, head and row chosen on dev."""
     command = [sys.executable, "-m", "nmt", "align", f"run={path}", "split=test", "format=json"]
     done = subprocess.run(command, capture_output=True, text=True)
-    return "–" if done.returncode else f"{100 * json.loads(done.stdout)['error_rate']:.1f}"
+    return "–" if done.returncode else f"{100 * json.loads(done.stdout)['aer']:.1f}"
 
 
 def score(path: Path) -> str:

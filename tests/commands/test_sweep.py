@@ -178,9 +178,11 @@ def test_the_state_is_what_the_checkpoints_say(run: Path) -> None:
     longer = replace(config, train=replace(config.train, max_steps=20))
     assert state_of(longer, run).word == "stopped"
     averaged = replace(config, train=replace(config.train, average=2))
-    several = len(read_index(run / "checkpoints").scored) > 1  # a single one has no mean
+    index = read_index(run / "checkpoints")
+    several = len(index.scored) > 1  # a single one has no mean
     assert state_of(averaged, run).word == ("stopped" if several else "finished")
-    next((run / "checkpoints").glob("step-*/state.json")).write_text("{")
+    assert index.last is not None
+    (run / "checkpoints" / index.last.name / "state.json").write_text("{")
     assert state_of(config, run).word == "stopped"
     shutil.rmtree(run / "checkpoints")
     assert state_of(config, run).word == "waiting"
