@@ -67,7 +67,7 @@ def main(paths: list[Path]) -> None:
     prepared = prepare(config.data, config.tokenizer, report=lambda line: None)
     epoch = training_pairs(config, prepared, runs[0].run.model).epoch(0)
     batches = [epoch.batch(pairs) for pairs in epoch.plan[:BATCHES]]
-    tokens = sum(sum(epoch.tokens(pairs)) for pairs in epoch.plan[:BATCHES]) // 2
+    tokens = sum(epoch.tokens(pairs)[0] for pairs in epoch.plan[:BATCHES])
     sentences = prepared.sources("test")[:SENTENCES]
     train: dict[Path, list[float]] = {path: [] for path in paths}
     decode: dict[Path, list[float]] = {path: [] for path in paths}
