@@ -159,11 +159,16 @@ def test_shares_add_up(rows: list[tuple[int, int, float]]) -> None:
         for i, (kept, gone, weight) in enumerate(rows)
     ]
     found = with_shares(mixture)
-    for kind in ("read", "kept", "seen"):
-        total = sum(one[kind] for one in found)
+    amounts = {
+        "read": [kept + gone for kept, gone, _ in rows],
+        "kept": [kept for kept, _, _ in rows],
+        "seen": [kept * weight for kept, _, weight in rows],
+    }
+    for kind, amount in amounts.items():
+        total = sum(amount)
         shares = [one[f"share_{kind}"] for one in found]
         assert sum(shares) == pytest.approx(1.0 if total else 0.0, abs=1e-3)
-        assert shares == pytest.approx([one[kind] / max(total, 1e-9) for one in found], abs=2e-4)
+        assert shares == pytest.approx([one / max(total, 1e-9) for one in amount], abs=2e-4)
     assert len(table(mixture)) == len(rows) + 1
 
 
