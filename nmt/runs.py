@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from nmt import compose
 from nmt.config import Config, Schedule
@@ -231,9 +230,6 @@ def open_run(run: Path, *, checkpoint: str = "best", words: Sequence[str] = ()) 
     model = empty_model(config, tokenizers)
     put_weights(model, weights.tensors, origin=f"{run}, checkpoint {weights.name}")
     model.to(device).eval()
-    precision = decoding_precision(config, words, device)
-    if precision is not None:
-        narrow_products(model, precision)
     return Run(
         path=run,
         config=config,
@@ -242,7 +238,7 @@ def open_run(run: Path, *, checkpoint: str = "best", words: Sequence[str] = ()) 
         checkpoint=weights.name,
         step=weights.step,
         device=device,
-        precision=precision,
+        precision=decoding_precision(config, words, device),
     )
 
 
@@ -254,17 +250,6 @@ def decoding_precision(
         return None
     precision = resolve_precision(config.train.precision.value, device)
     return None if precision is torch.float32 else precision
-
-
-def narrow_products(model: Seq2Seq, precision: torch.dtype) -> None:
-    """Keep weights of linear layers in the type in which autocast multiplies them.
-
-    The numbers are the same, and they are converted once instead of at every step of a search:
-    without gradients autocast remembers no converted weight.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            module.to(precision)
 
 
 def empty_model(config: Config, tokenizers: Tokenizers) -> Seq2Seq:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from nmt.data.batching import Batch, collate
 from nmt.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizers
@@ -110,12 +110,31 @@ def inference(model: Seq2Seq, precision: torch.dtype | None = None) -> Iterator[
     model.eval()
     try:
         with (
+            narrowed(model, precision),
             torch.inference_mode(),
             torch.autocast(device.type, dtype=precision, enabled=precision is not None),
         ):
             yield device
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def narrowed(model: Seq2Seq, precision: torch.dtype | None) -> Iterator[None]:
+    """Inside, linear layers have their weights in the type in which autocast multiplies them.
+
+    The numbers are the same, and weights are converted once instead of at every step of a search:
+    without gradients autocast remembers none. Afterwards the model has its own tensors again.
+    """
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)] if precision else []
+    wide = {weight: weight.data for layer in layers for weight in layer.parameters()}
+    try:
+        for weight, data in wide.items():
+            weight.data = data.to(precision)
+        yield
+    finally:
+        for weight, data in wide.items():
+            weight.data = data
 
 
 # ---- translation ---------------------------------------------------------------------------------

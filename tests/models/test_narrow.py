@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from nmt.decoding.translate import inference
 from nmt.models.build import build_model
 from nmt.models.seq2seq import Source
-from nmt.runs import narrow_products
 
 Case = Callable[..., Any]
 RECURRENT = {
@@ -42,16 +41,23 @@ def test_the_numbers_are_those_of_autocast(
         case = transformer_case(width=16, heads=2, depth=(1, 1), ffn=32, **TRANSFORMERS[name])
     torch.manual_seed(1)
     model = build_model(*case, 20, 20)
-    narrow = deepcopy(model)
-    narrow_products(narrow, torch.bfloat16)
-    assert {p.dtype for p in narrow.parameters()} == {torch.bfloat16, torch.float32}
     ids_BS, target_BT = torch.randint(4, 20, (3, 7)), torch.randint(4, 20, (3, 5))
     source = Source(ids_BS, torch.ones_like(ids_BS, dtype=torch.bool))
-    found = []
-    for one in (model, narrow):
-        with inference(one, torch.bfloat16):
-            memory = one.encode(source)
-            cache = one.start(memory, torch.arange(3), 6)
-            whole, _ = one.decode(target_BT, memory, cache)
-            found.append(one.project(whole))
-    assert torch.equal(found[0], found[1])
+
+    def logits() -> Tensor:
+        memory = model.encode(source)
+        cache = model.start(memory, torch.arange(3), 6)
+        hidden, _ = model.decode(target_BT, memory, cache)
+        return model.project(hidden)
+
+    model.eval()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = logits()
+    with inference(model, torch.bfloat16):
+        assert {p.dtype for p in model.parameters()} == {torch.bfloat16, torch.float32}
+        assert torch.equal(logits(), expected)
+    after = model.state_dict()
+    assert all(after[name].dtype == torch.float32 for name in before)
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    assert torch.isfinite(logits()).all()  # and they can be used in their own type
