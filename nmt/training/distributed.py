@@ -174,7 +174,8 @@ class _Notes:
         self._store = _meeting_place(hosts=False, wait=timedelta(seconds=30))
         self._lock = threading.Lock()
         self._over = threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
 
     def fail(self) -> bool:
         """Leave word; whether this process is the first to do so."""
@@ -200,7 +201,10 @@ class _Notes:
         return False
 
     def close(self) -> None:
+        """Stop watching, before the interpreter goes: a thread that comes back from the store's C++
+        code while Python shuts down would abort the process."""
         self._over.set()
+        self._watcher.join(self.GRACE)
 
     def _watch(self) -> None:
         """End this process where it hangs, after another one has failed."""

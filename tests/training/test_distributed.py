@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nmt.errors import UserError
-from nmt.training.distributed import World, pick_device, start
+from nmt.training.distributed import World, join, pick_device, start
 from nmt.training.index import read_index
 
 
@@ -155,6 +156,23 @@ def test_a_failing_rank_stops_the_others(tmp_path: Path) -> None:
     assert "rank 1 found a broken pair" in errors
     assert first != 0
     assert second != 0
+
+
+def test_no_thread_outlives_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that were in the store's C++ code while Python shuts down would abort the process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": "0"}
+    for name, value in group.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    before = threading.active_count()
+    with join(timeout_minutes=1):
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
 
 
 def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
