@@ -147,10 +147,10 @@ def search(
                 state.cover(attention_of(cross, model, source, last_N1))
             logits_NV = model.project(hidden_N1D[:, -1])
             logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
-            normaliser_N = logits_NV.logsumexp(-1)
-            cut_BK = _constrain(logits_NV, state, options, never, eos)
+            log_prob_NV = logits_NV.log_softmax(-1)
+            cut_BK = _constrain(log_prob_NV, state, options, never, eos)
             expand = _draw if options.sample else _expand
-            step = expand(logits_NV, normaliser_N, state, options)
+            step = expand(log_prob_NV, state, options)
             ends_BC = _close(step, cut_BK, state, options, eos, found)
             moved = _advance(step, ends_BC, state, options)
             if moved is None:
@@ -257,7 +257,7 @@ def _limits(
 
 
 def _constrain(
-    logits_NV: Tensor, state: _State, options: SearchOptions, never: list[int], eos: int
+    log_prob_NV: Tensor, state: _State, options: SearchOptions, never: list[int], eos: int
 ) -> Tensor:
     """Writes minus infinity over every token that may not come next.
 
@@ -266,44 +266,44 @@ def _constrain(
     """
     b, k, _ = state.tokens_BKT.shape
     length = state.length
-    cut_BK = torch.zeros(b, k, dtype=torch.bool, device=logits_NV.device)
-    forced_B = torch.full((b,), -1, device=logits_NV.device)
+    cut_BK = torch.zeros(b, k, dtype=torch.bool, device=log_prob_NV.device)
+    forced_B = torch.full((b,), -1, device=log_prob_NV.device)
     if length < state.prefix_BP.shape[1]:
         forced_B = state.prefix_BP[:, length]
     at_limit = length in state.limits
     if at_limit:
-        limit_B = torch.tensor(state.limits, device=logits_NV.device)
+        limit_B = torch.tensor(state.limits, device=log_prob_NV.device)
         forced_B = forced_B.masked_fill(limit_B == length, eos)
     forced_N = forced_B.repeat_interleave(k)
-    raw_N1 = logits_NV.gather(1, forced_N.clamp(min=0)[:, None])
-    end_N = logits_NV[:, eos].clone()
+    raw_N1 = log_prob_NV.gather(1, forced_N.clamp(min=0)[:, None])
+    end_N = log_prob_NV[:, eos].clone()
 
-    logits_NV[:, never] = -torch.inf
+    log_prob_NV[:, never] = -torch.inf
     if length < options.min_length:
-        logits_NV[:, eos] = -torch.inf
+        log_prob_NV[:, eos] = -torch.inf
     if 0 < options.no_repeat_ngram <= length:
-        _forbid_repeats(logits_NV, state.tokens_BKT[:, :, 1:].flatten(0, 1), options)
+        _forbid_repeats(log_prob_NV, state.tokens_BKT[:, :, 1:].flatten(0, 1), options)
         # a hypothesis that may go nowhere may end, so that none is lost
-        stuck_N = logits_NV.amax(-1) == -torch.inf
-        logits_NV[:, eos] = torch.where(stuck_N, end_N, logits_NV[:, eos])
+        stuck_N = log_prob_NV.amax(-1) == -torch.inf
+        log_prob_NV[:, eos] = torch.where(stuck_N, end_N, log_prob_NV[:, eos])
     if at_limit:
-        cut_BK = ((forced_N == eos) & (logits_NV.argmax(-1) != eos)).view(b, k)
+        cut_BK = ((forced_N == eos) & (log_prob_NV.argmax(-1) != eos)).view(b, k)
     if at_limit or length < state.prefix_BP.shape[1]:
-        logits_NV.masked_fill_((forced_N >= 0)[:, None], -torch.inf)
-        kept_N1 = logits_NV.gather(1, forced_N.clamp(min=0)[:, None])
+        log_prob_NV.masked_fill_((forced_N >= 0)[:, None], -torch.inf)
+        kept_N1 = log_prob_NV.gather(1, forced_N.clamp(min=0)[:, None])
         raw_N1 = torch.where((forced_N >= 0)[:, None], raw_N1, kept_N1)
-        logits_NV.scatter_(1, forced_N.clamp(min=0)[:, None], raw_N1)
+        log_prob_NV.scatter_(1, forced_N.clamp(min=0)[:, None], raw_N1)
     return cut_BK
 
 
-def _forbid_repeats(logits_NV: Tensor, tokens_NT: Tensor, options: SearchOptions) -> None:
+def _forbid_repeats(log_prob_NV: Tensor, tokens_NT: Tensor, options: SearchOptions) -> None:
     """Forbids the tokens that would complete an n-gram which the hypothesis already has."""
     n = options.no_repeat_ngram
     grams_NGn = tokens_NT.unfold(1, n, 1)
     suffix_N1n = tokens_NT[:, None, tokens_NT.shape[1] - n + 1 :]
     seen_NG = (grams_NGn[..., :-1] == suffix_N1n).all(-1)
-    blocked_NG = torch.where(seen_NG, -torch.inf, 0.0).to(logits_NV.dtype)
-    logits_NV.scatter_add_(1, grams_NGn[..., -1], blocked_NG)
+    blocked_NG = torch.where(seen_NG, -torch.inf, 0.0).to(log_prob_NV.dtype)
+    log_prob_NV.scatter_add_(1, grams_NGn[..., -1], blocked_NG)
 
 
 def top(scores_NV: Tensor, k: int, block: int = 64) -> tuple[Tensor, Tensor]:
@@ -325,13 +325,11 @@ def top(scores_NV: Tensor, k: int, block: int = 64) -> tuple[Tensor, Tensor]:
     return values, torch.where(places < k * block, in_block, places - k * block + whole)
 
 
-def _expand(
-    logits_NV: Tensor, normaliser_N: Tensor, state: _State, options: SearchOptions
-) -> _Step:
+def _expand(log_prob_NV: Tensor, state: _State, options: SearchOptions) -> _Step:
     """Beam search: the best continuations over all hypotheses of a sentence that have room."""
     b, k = state.log_prob_BK.shape
-    best_NC, token_NC = top(logits_NV, min(options.beam, logits_NV.shape[1]))
-    gained_BKC = (best_NC - normaliser_N[:, None]).view(b, k, -1)
+    gained_NC, token_NC = top(log_prob_NV, min(options.beam, log_prob_NV.shape[1]))
+    gained_BKC = gained_NC.view(b, k, -1)
     total_BC = (state.log_prob_BK[..., None] + gained_BKC).flatten(1)
     # a model that returns NaN has no continuation, rather than one that beats every number
     total_BC = total_BC.masked_fill(total_BC.isnan(), -torch.inf)
@@ -343,12 +341,12 @@ def _expand(
     return _Step(log_prob_BC, place_BC // gained_BKC.shape[2], token_BC)
 
 
-def _draw(logits_NV: Tensor, normaliser_N: Tensor, state: _State, options: SearchOptions) -> _Step:
+def _draw(log_prob_NV: Tensor, state: _State, options: SearchOptions) -> _Step:
     """Sampling: one token a hypothesis, by inverting the distribution function at its own noise."""
     assert state.noise_BKT is not None
     b, k = state.log_prob_BK.shape
-    v = logits_NV.shape[1]
-    scaled_NV, order_NV = logits_NV / options.temperature, None
+    v = log_prob_NV.shape[1]
+    scaled_NV, order_NV = log_prob_NV / options.temperature, None
     if options.top_k or options.top_p < 1:
         scaled_NV, order_NV = scaled_NV.topk(min(options.top_k or v, v))
     share_NV = scaled_NV.softmax(-1)
@@ -360,9 +358,9 @@ def _draw(logits_NV: Tensor, normaliser_N: Tensor, state: _State, options: Searc
     pick_N1 = torch.searchsorted(mass_NV, noise_N1 * mass_NV[:, -1:], right=True)
     pick_N1 = pick_N1.clamp(max=mass_NV.shape[1] - 1)
     token_N1 = pick_N1 if order_NV is None else order_NV.gather(1, pick_N1)
-    gained_BK = (logits_NV.gather(1, token_N1)[:, 0] - normaliser_N).view(b, k)
+    gained_BK = log_prob_NV.gather(1, token_N1).view(b, k)
     log_prob_BK = (state.log_prob_BK + gained_BK).nan_to_num(nan=-torch.inf)
-    parent_BK = torch.arange(k, device=logits_NV.device).expand(b, k)
+    parent_BK = torch.arange(k, device=log_prob_NV.device).expand(b, k)
     return _Step(log_prob_BK, parent_BK, token_N1.view(b, k))
 
 
@@ -417,13 +415,18 @@ def _advance(
     bound_B = live_BC.amax(1) / length_penalty(longest_B, options.length_penalty)
     width_B = (live_BC > -torch.inf).sum(1).masked_fill(bound_B <= state.kept_BQ[:, -1], 0)
     widths = width_B.tolist()  # the one wait for the device in a step without an ending
-    alive = [row for row, width in enumerate(widths) if width]
+    alive = _going_on(widths)
     if not alive:
         return None
     width = max(widths)
     alive_B = torch.tensor(alive, device=device)
     log_prob_BK, place_BK = live_BC[alive_B].topk(width)
     parent_BK = step.parent_BC[alive_B].gather(1, place_BK)
+    if width == k > 1:
+        order_BK = _in_place(parent_BK)
+        log_prob_BK, place_BK, parent_BK = (
+            of_BK.gather(1, order_BK) for of_BK in (log_prob_BK, place_BK, parent_BK)
+        )
     token_BK1 = step.token_BC[alive_B].gather(1, place_BK)[..., None]
     rows_N = (alive_B[:, None] * k + parent_BK).flatten()
 
@@ -442,6 +445,25 @@ def _advance(
     state.kept_BQ, state.ended_B = state.kept_BQ[alive_B], state.ended_B[alive_B]
     state.prefix_BP = state.prefix_BP[alive_B]
     return (alive_B if len(alive) < b else None), rows_N, state.reads()
+
+
+def _going_on(widths: list[int]) -> list[int]:
+    """The sentences with hypotheses left. The last ones take the places of those that are over,
+    and the others stay where they are, so that few rows of the cache move."""
+    alive = [row for row, width in enumerate(widths) if width]
+    late = [row for row in alive if row >= len(alive)]
+    return [row if widths[row] else late.pop() for row in range(len(alive))]
+
+
+def _in_place(parent_BK: Tensor) -> Tensor:
+    """The order that puts one child of each parent into the parent's place, the rest into others."""
+    earlier_BKK = (parent_BK[:, :, None] == parent_BK[:, None]).tril(-1)
+    first_BK = ~earlier_BKK.any(-1)
+    childless_BK = torch.ones_like(first_BK).scatter(1, parent_BK, value=False)
+    free_BK = childless_BK.byte().argsort(dim=1, descending=True, stable=True)
+    rank_BK = (~first_BK).cumsum(1) - 1
+    place_BK = torch.where(first_BK, parent_BK, free_BK.gather(1, rank_BK.clamp(min=0)))
+    return place_BK.argsort(1)
 
 
 def _best(hypotheses: list[Hypothesis], n_best: int) -> list[Hypothesis]:

@@ -403,9 +403,13 @@ def _reserve(x_NHTd: Tensor, capacity: int) -> Tensor:
 
 def _take(buffer: Tensor, rows: Tensor, length: int) -> Tensor:
     """Rows of the filled part, in the same buffer where gradients and their number allow."""
-    chosen = buffer[:, :, :length].index_select(0, rows)
-    if torch.is_grad_enabled() or len(rows) > len(buffer):
-        return chosen if torch.is_grad_enabled() else _reserve(chosen, buffer.shape[2])
-    buffer = buffer[: len(rows)]
-    buffer[:, :, :length] = chosen
-    return buffer
+    filled = buffer[:, :, :length]
+    if torch.is_grad_enabled():
+        return filled.index_select(0, rows)
+    if len(rows) > len(buffer):
+        return _reserve(filled.index_select(0, rows), buffer.shape[2])
+    places = torch.arange(len(rows), device=rows.device)
+    if rows.is_cpu:  # search leaves most rows where they are; a GPU would have to be asked which
+        places = places[rows != places]
+    filled[: len(rows)].index_copy_(0, places, filled.index_select(0, rows[places]))
+    return buffer[: len(rows)]
