@@ -1,7 +1,8 @@
 """From typed ``key=value`` words to a plain :class:`~nmt.config.Config`, and to and from YAML.
 
-The only module that imports Hydra and OmegaConf. Words are checked against the schema before Hydra
-sees them, so that an unknown key or value is answered with the nearest real one.
+With `nmt.multirun` the only module that imports Hydra and OmegaConf. Words are checked against the
+schema before Hydra sees them, so that an unknown key or value is answered with the nearest real
+one. Hydra is imported where it is called: a command that reads a stored run has no use for it.
 """
 
 from __future__ import annotations
@@ -13,17 +14,9 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import hydra._internal.utils as hydra_utils
 import yaml
-from hydra._internal.hydra import Hydra
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Sweep
-from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -45,6 +38,9 @@ from nmt.presets import (
     preset_file,
     split_file,
 )
+
+if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
 
 NO_EXTRA = [f"{group}=null" for group in EXTRA_GROUPS]
 LARGEST, DEEPEST = 2**18, 20
@@ -95,6 +91,8 @@ def check_words(words: Sequence[str], allowed: Iterable[str] | None = None) -> N
 
 
 def _register() -> None:
+    from hydra.core.config_store import ConfigStore
+
     store = ConfigStore.instance()
     store.store(name="base_config", node=Config)
     for group, schema in GROUPS.items():
@@ -128,6 +126,10 @@ def compose(
 
 def engine(extra: list[Path]) -> Hydra:
     """Hydra, looking for presets in ``extra`` and then in `config_folders`."""
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.global_hydra import GlobalHydra
+
     _register()
     built_in, *own = reversed([*extra, *config_folders()])
     if any((folder / "config.yaml").exists() for folder in own):
@@ -135,7 +137,7 @@ def engine(extra: list[Path]) -> Hydra:
             "configs/config.yaml would take the place of what every run starts from: presets lie "
             "in configs/GROUP/NAME.yaml; to use one whole file, --config FILE"
         )
-    search_path = hydra_utils.create_config_search_path(str(built_in))
+    search_path = create_config_search_path(str(built_in))
     for folder in own:
         search_path.prepend(provider="user", path=f"file://{folder}", anchor="main")
     GlobalHydra.instance().clear()
@@ -143,6 +145,10 @@ def engine(extra: list[Path]) -> Hydra:
 
 
 def _hydra(extra: list[Path], words: Sequence[str]) -> DictConfig:
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+
     try:
         composed = engine(extra).compose_config(
             config_name="config",
@@ -233,13 +239,22 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
     """``key=value`` words with their values read by Hydra's grammar.
 
     Raises:
-        UserError: a value that Hydra's grammar cannot read.
+        UserError: a value that Hydra's grammar cannot read, or several for one key.
     """
+    if not words:
+        return {}
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
     try:
         parsed = OverridesParser.create().parse_overrides(list(words))
-        return {p.key_or_group: p.value() for p in parsed}
     except HydraException as error:
         raise UserError(_one_line(error)) from error
+    for word in parsed:
+        if word.is_sweep_override():
+            key = word.key_or_group
+            raise UserError(f"{key} takes one value here; a list has brackets: {key}=[a,b]")
+    return {word.key_or_group: word.value() for word in parsed}
 
 
 def story(words: Sequence[str]) -> StoryConfig:
@@ -284,8 +299,6 @@ def with_words(config: Config, words: Sequence[str]) -> Config:
     tree = OmegaConf.create(plain(config))
     lists = {key for key, kind in keys().items() if typing.get_origin(kind) is list}
     for key, value in parse_words(words).items():
-        if isinstance(value, Sweep):
-            raise UserError(f"{key} takes one value here; a list has brackets: {key}=[a,b]")
         if key in lists and not isinstance(value, list):
             raise UserError(f"{key} is a list, and lists have brackets: {key}=[{value}]")
         if key in GROUPS:
@@ -305,7 +318,8 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 def _one_line(error: BaseException, *, keyed: bool = True) -> str:
     """The telling lines of a Hydra, OmegaConf or YAML error as one line."""
-    inner = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
+    wraps = type(error).__module__.startswith("hydra.")
+    inner = error.__cause__ if wraps and error.__cause__ else error
     lines = [line.strip() for line in str(inner).splitlines()]
     noise = ("object_type", "reference_", *([] if keyed else ["full_key"]))
     text = [line for line in lines if line and not line.startswith(noise)]

@@ -27,7 +27,7 @@ from nmt.config import Config, Schedule
 from nmt.data.tokenizer import Tokenizers
 from nmt.errors import UserError
 from nmt.files import DamagedError, check_tree, held, read_file, replace_file
-from nmt.models.build import build_model
+from nmt.models.build import build_model, shapes_only
 from nmt.models.seq2seq import Seq2Seq
 from nmt.training.checkpoint import load_weights, put_weights
 from nmt.training.distributed import pick_device
@@ -272,7 +272,7 @@ def empty_model(config: Config, tokenizers: Tokenizers) -> Seq2Seq:
 
 def outline(config: Config, tokenizers: Tokenizers) -> Seq2Seq:
     """`empty_model` without memory: names and shapes, to be compared before anything is made."""
-    with torch.device("meta"):
+    with shapes_only():
         return empty_model(config, tokenizers)
 
 

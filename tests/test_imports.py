@@ -96,6 +96,12 @@ def test_only_compose_and_multirun_know_hydra() -> None:
     assert users == {"compose", "multirun"}
 
 
+TRANSLATING = (
+    "import sys; from nmt.cli import main; status = main(['translate', *sys.argv[1:]]);"
+    "print('|', *{m.partition('.')[0] for m in sys.modules}); sys.exit(status)"
+)
+
+
 def loaded_after(argv: list[str]) -> set[str]:
     """Top-level packages in sys.modules after `nmt ARGV`, in a fresh process."""
     code = (
@@ -117,3 +123,19 @@ def test_help_imports_neither_hydra_nor_torch() -> None:
 )
 def test_help_of_a_command_imports_neither_torch_nor_datasets(command: str) -> None:
     assert not loaded_after([command, "--help"]) & {"torch", "datasets", "matplotlib"}
+
+
+def test_translating_imports_no_compiler_no_corpora_no_pictures(trained: Path) -> None:
+    """What would take longer than the translation of a sentence; sympy comes with PyTorch's
+    compiler, which an innocent normal_() on a meta tensor imports."""
+    done = subprocess.run(
+        [sys.executable, "-c", TRANSLATING, f"run={trained}"],
+        input="A dog.\n",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.rpartition("|")[2].split())
+    assert "torch" in loaded
+    assert not loaded & {"sympy", "hydra", "datasets", "matplotlib", "tensorboard"}
+    assert not loaded & {"sacrebleu", "pandas", "optuna", "rich"}

@@ -30,7 +30,7 @@ from nmt.commands.jobs import (
 )
 from nmt.errors import UserError, one_line
 from nmt.files import locked
-from nmt.models.build import build_model, count_parameters
+from nmt.models.build import build_model, count_parameters, shapes_only
 from nmt.training.index import LOWER_IS_BETTER
 
 
@@ -307,6 +307,6 @@ def size_of(job: Job) -> str:
     if job.config is None:
         return ""
     tokens = job.config.tokenizer.vocab_size
-    with torch.device("meta"):
+    with shapes_only():
         model = build_model(job.config.model, job.config.attention, tokens, tokens)
     return f"{count_parameters(model).total:,}"

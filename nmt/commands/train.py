@@ -23,7 +23,7 @@ from nmt.data.prepare import prepare
 from nmt.data.prepared import Prepared
 from nmt.data.tokenizer import BOS, EOS, PAD, Tokenizer, Tokenizers
 from nmt.errors import UserError
-from nmt.models.build import build_model, check_pair, count_parameters
+from nmt.models.build import build_model, check_pair, count_parameters, shapes_only
 from nmt.models.seq2seq import Seq2Seq, Source
 from nmt.training.distributed import World, join
 from nmt.training.learner import Learner, resolve_precision
@@ -363,7 +363,7 @@ def _scores(scores: dict[str, float]) -> str:
 def dry_run(config: Config, run: Path) -> str:
     """Configuration, size, steps and memory of a run that is not started; writes nothing."""
     tokens = config.tokenizer.vocab_size
-    with torch.device("meta"):
+    with shapes_only():
         model = build_model(
             config.model, config.attention, source_vocab=tokens, target_vocab=tokens
         )

@@ -138,6 +138,7 @@ def search(
         if options.coverage_penalty:
             state.covered_BKM = nothing_covered(source, eos).unsqueeze(1)
         cache = model.start(memory, state.reads(), max(limits) + 1)
+        project = model.projection()
         found: list[list[Hypothesis]] = [[] for _ in limits]
         while True:
             last_N1 = state.tokens_BKT[:, :, -1].reshape(-1, 1)
@@ -145,7 +146,7 @@ def search(
             hidden_N1D, cache = model.decode(last_N1, memory, cache, cross)
             if state.covered_BKM is not None:
                 state.cover(attention_of(cross, model, source, last_N1))
-            logits_NV = model.project(hidden_N1D[:, -1])
+            logits_NV = project(hidden_N1D[:, -1])
             logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
             log_prob_NV = logits_NV.log_softmax(-1)
             cut_BK = _constrain(log_prob_NV, state, options, never, eos)
@@ -415,7 +416,7 @@ def _advance(
     bound_B = live_BC.amax(1) / length_penalty(longest_B, options.length_penalty)
     width_B = (live_BC > -torch.inf).sum(1).masked_fill(bound_B <= state.kept_BQ[:, -1], 0)
     widths = width_B.tolist()  # the one wait for the device in a step without an ending
-    alive = _going_on(widths)
+    alive = going_on(widths)
     if not alive:
         return None
     width = max(widths)
@@ -423,7 +424,7 @@ def _advance(
     log_prob_BK, place_BK = live_BC[alive_B].topk(width)
     parent_BK = step.parent_BC[alive_B].gather(1, place_BK)
     if width == k > 1:
-        order_BK = _in_place(parent_BK)
+        order_BK = in_place(parent_BK)
         log_prob_BK, place_BK, parent_BK = (
             of_BK.gather(1, order_BK) for of_BK in (log_prob_BK, place_BK, parent_BK)
         )
@@ -447,16 +448,17 @@ def _advance(
     return (alive_B if len(alive) < b else None), rows_N, state.reads()
 
 
-def _going_on(widths: list[int]) -> list[int]:
+def going_on(widths: list[int]) -> list[int]:
     """The sentences with hypotheses left. The last ones take the places of those that are over,
-    and the others stay where they are, so that few rows of the cache move."""
+    and the others stay where they are, so that few rows of the cache move.
+    """
     alive = [row for row, width in enumerate(widths) if width]
     late = [row for row in alive if row >= len(alive)]
     return [row if widths[row] else late.pop() for row in range(len(alive))]
 
 
-def _in_place(parent_BK: Tensor) -> Tensor:
-    """The order that puts one child of each parent into the parent's place, the rest into others."""
+def in_place(parent_BK: Tensor) -> Tensor:
+    """The order that puts one child of each parent into the parent's place."""
     earlier_BKK = (parent_BK[:, :, None] == parent_BK[:, None]).tril(-1)
     first_BK = ~earlier_BKK.any(-1)
     childless_BK = torch.ones_like(first_BK).scatter(1, parent_BK, value=False)

@@ -9,8 +9,9 @@ share the vocabulary and nothing else: kinds, widths and depths may differ. K is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -110,10 +111,16 @@ class Ensemble(Seq2Seq):
 
     def project(self, hidden: Tensor) -> Tensor:
         """log 1/K sum_k softmax(logits_k) [..., V] of hidden states [..., D] side by side."""
+        return self._mean(hidden, [model.project for model in self._models])
+
+    def projection(self) -> Callable[[Tensor], Tensor]:
+        return partial(self._mean, projects=[model.projection() for model in self._models])
+
+    def _mean(self, hidden: Tensor, projects: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
         parts = hidden.split([model.width for model in self._models], -1)
         logs = []
-        for model, part in zip(self._models, parts, strict=True):
-            logits = model.project(part)
+        for project, part in zip(projects, parts, strict=True):
+            logits = project(part)
             logs.append(logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1))
         return torch.stack(logs).logsumexp(0) - math.log(len(logs))
 

@@ -1,7 +1,8 @@
 """What every translation model is to the rest of the program.
 
-Training calls `forward`, search calls `encode`, `start`, `decode` and `project`, and nobody asks
-which architecture is behind them. State is passed in and handed back; modules hold weights only.
+Training calls `forward` and `project`, search `encode`, `start`, `decode` and `projection`; nobody
+asks which architecture is behind them. State is passed in and handed back; modules hold only
+weights.
 
 Shape letters, in all files of this folder: B sentences, N hypotheses or target rows, S source
 length, M memory length, T target length, D width, E embedding width, H heads, d width of a head,
@@ -11,7 +12,9 @@ L layers, V vocabulary. Axis 0 is rows. Masks are called keep: boolean, True = m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -208,11 +211,25 @@ class Seq2Seq(nn.Module, ABC):
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., D]."""
-        if self.narrow is not None:
-            hidden = self.narrow(hidden)
-        if self.output_weight is None:
-            return F.linear(hidden, self.target_embedding.weight, self.output_bias)
-        return F.linear(hidden, self.output_weight, self.output_bias)
+        return self._logits(hidden, self._output_layer(), self.output_bias)
+
+    def projection(self) -> Callable[[Tensor], Tensor]:
+        """What `project` computes, for the steps of a search: without gradients.
+
+        Under autocast the matrix is brought into the narrow type once and not at every step.
+        """
+        device = self.output_bias.device.type
+        if not torch.is_autocast_enabled(device):
+            return self.project
+        narrow = torch.get_autocast_dtype(device)
+        weight, bias = self._output_layer().to(narrow), self.output_bias.to(narrow)
+        return partial(self._logits, weight=weight, bias=bias)
+
+    def _output_layer(self) -> Tensor:
+        return self.target_embedding.weight if self.output_weight is None else self.output_weight
+
+    def _logits(self, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(hidden if self.narrow is None else self.narrow(hidden), weight, bias)
 
     def embed_source(self, source: Source) -> Tensor:
         """Source embeddings [B, S, E]; refuses streams that this model has no place for."""

@@ -202,7 +202,8 @@ class _Notes:
 
     def close(self) -> None:
         """Stop watching, before the interpreter goes: a thread that comes back from the store's C++
-        code while Python shuts down would abort the process."""
+        code while Python shuts down would abort the process.
+        """
         self._over.set()
         self._watcher.join(self.GRACE)
 

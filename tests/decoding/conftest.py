@@ -113,6 +113,9 @@ class ScriptedModel(nn.Module):
             cross += torch.tensor(np.stack(seen, 1))[:, :, :, None].unbind(0)
         return torch.tensor(hidden, dtype=torch.float64).transpose(0, 1), replace(cache, past=past)
 
+    def projection(self) -> Callable[[Tensor], Tensor]:
+        return self.project
+
     def project(self, hidden: Tensor) -> Tensor:
         return hidden.clone()
 

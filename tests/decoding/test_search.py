@@ -11,7 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nmt.decoding.search import Hypothesis, SearchOptions, length_penalty, search, top
+from nmt.decoding.search import (
+    Hypothesis,
+    SearchOptions,
+    going_on,
+    in_place,
+    length_penalty,
+    search,
+    top,
+)
 from nmt.errors import UserError
 
 EOS, A, B, C = 3, 4, 5, 6
@@ -453,3 +461,24 @@ def test_options_out_of_range_are_refused(wrong):
 def test_rows_that_a_sentence_may_take():
     assert SearchOptions(beam=3).hypotheses == 3
     assert SearchOptions(sample=True, n_best=7).hypotheses == 7
+
+
+@given(seed=st.integers(0, 2**16), sentences=st.integers(1, 4), beam=st.integers(2, 6))
+def test_a_child_takes_the_place_of_its_parent(seed: int, sentences: int, beam: int) -> None:
+    """So that few rows of the cache move; nobody is lost or doubled."""
+    generator = torch.Generator().manual_seed(seed)
+    parent_BK = torch.randint(0, beam, (sentences, beam), generator=generator)
+    order_BK = in_place(parent_BK)
+    assert torch.equal(order_BK.sort(1).values, torch.arange(beam).expand(sentences, -1))
+    for before, after in zip(
+        parent_BK.tolist(), parent_BK.gather(1, order_BK).tolist(), strict=True
+    ):
+        assert all(after[place] == place for place in set(before))
+
+
+@given(widths=st.lists(st.integers(0, 2), max_size=8))
+def test_the_last_sentences_fill_the_places_of_those_that_are_over(widths: list[int]) -> None:
+    places = going_on(widths)
+    alive = [row for row, width in enumerate(widths) if width]
+    assert sorted(places) == alive
+    assert all(places[row] == row for row in alive if row < len(alive))

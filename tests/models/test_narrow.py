@@ -48,7 +48,9 @@ def test_the_numbers_are_those_of_autocast(
         memory = model.encode(source)
         cache = model.start(memory, torch.arange(3), 6)
         hidden, _ = model.decode(target_BT, memory, cache)
-        return model.project(hidden)
+        projected = model.projection()(hidden)
+        assert torch.equal(projected, model.project(hidden))
+        return projected
 
     model.eval()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
