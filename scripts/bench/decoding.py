@@ -44,7 +44,7 @@ class Mode:
         return f"{how}, {f'batches of {self.rows}' if self.rows > 1 else 'one at a time'}"
 
 
-MODES = (Mode(5, 40), Mode(1, 40), Mode(5, 1, every=10), Mode(1, 1, every=10))
+MODES = (Mode(5, 40, every=3), Mode(1, 40), Mode(5, 1, every=20), Mode(1, 1, every=20))
 
 
 @dataclass(frozen=True)
@@ -176,9 +176,17 @@ def measure_mode(
         for ours in sides[:2]
         for side in sides[2:]
     }
-    last = [side.turns[-1]["hypotheses"] for side in sides[:2]]
-    lost = material.lost(*last, numbers)
-    return {"sentences": len(numbers), "sides": found, "ratios": ratios, "lost_in_bf16": lost}
+    return {"sentences": len(numbers), "sides": found, "ratios": ratios}
+
+
+def lost_in_bf16(settings: Settings, sides: list[Side], material: Material) -> dict[str, Any]:
+    """BLEU of our own bf16 against fp32 on the whole test set, beam 5."""
+    count = 40 if settings.quick else len(material.sources)
+    batches, numbers = material.batches(Mode(5, 40), count)
+    request = {"batches": batches, "beam": 5, "limit": LIMIT}
+    both = [side.worker.ask("decode", **request)["hypotheses"] for side in sides[:2]]
+    lost: dict[str, Any] = material.lost(*both, numbers)
+    return {"sentences": len(numbers), "fp32": material.bleu(both[0], numbers), **lost}
 
 
 def measure(settings: Settings, report: Callable[[str], None]) -> dict[str, Any]:
@@ -189,6 +197,7 @@ def measure(settings: Settings, report: Callable[[str], None]) -> dict[str, Any]
     found: dict[str, Any] = {"run": run.name, "limit": LIMIT}
     found["parity"] = parity(sides, material, 10 if settings.quick else 50)
     report(f"decoding, parity: {found['parity']}")
+    found["lost_in_bf16"] = lost_in_bf16(settings, sides, material)
     found["modes"] = {}
     for mode in MODES:
         report(f"decoding, {mode}")
