@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from nmt.data.batching import Batch, collate
 from nmt.data.tokenizer import BOS, EOS, PAD, UNK, Tokenizers
 from nmt.decoding.lines import Report, warn
+from nmt.decoding.parallel import side_by_side
 from nmt.decoding.parts import MAX_INPUT, Part, cut_lines
 from nmt.decoding.penalties import length_penalty
 from nmt.decoding.search import SearchOptions, search
@@ -109,14 +110,20 @@ def inference(model: Seq2Seq, precision: torch.dtype | None = None) -> Iterator[
     device = next(model.parameters()).device
     model.eval()
     try:
-        with (
-            narrowed(model, precision),
-            torch.inference_mode(),
-            torch.autocast(device.type, dtype=precision, enabled=precision is not None),
-        ):
+        with narrowed(model, precision), computing(device, precision):
             yield device
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def computing(device: torch.device, precision: torch.dtype | None) -> Iterator[None]:
+    """The part of `inference` that holds for one thread: no gradients, and autocast."""
+    with (
+        torch.inference_mode(),
+        torch.autocast(device.type, dtype=precision, enabled=precision is not None),
+    ):
+        yield
 
 
 @contextmanager
@@ -162,7 +169,8 @@ def translate(
     none) and its translated parts are put together with ``joiner``.
 
     Args:
-        batch_tokens: bound on sentences (one at least) x padded source tokens x hypotheses.
+        batch_tokens: bound on sentences (one at least) x padded source tokens x hypotheses; on a
+            CPU up to four batches are searched at once (see `side_by_side`).
         precision: compute under autocast in this type; None for the weights' own.
         prefixes: what each translation must begin with; "" leaves it free.
         joiner: what stands between translated parts: "" for languages written without spaces.
@@ -177,22 +185,26 @@ def translate(
     limit = max(1, min(max_input, model.max_source_length or max_input) - 1)
     parts, counts = cut_lines(tokenizers, lines, prefixes, limit, tags, first_line, report)
     with inference(model, precision) as device:
-        for places in batches([len(p.ids) + 1 for p in parts], batch_tokens // options.hypotheses):
-            rows = [parts[i] for i in places]
+
+        def find(rows: list[Part]) -> None:
             batch = batch_of([part.ids for part in rows], [()] * len(rows)).to(device)
-            found = search(
-                model,
-                Source(batch.source_BS, batch.source_keep_BS),
-                options,
-                pad=PAD,
-                unk=UNK,
-                bos=BOS,
-                eos=EOS,
-                prefix=[part.prefix for part in rows],
-                keys=[first_line + part.line for part in rows],
-            )
+            with computing(device, precision):
+                found = search(
+                    model,
+                    Source(batch.source_BS, batch.source_keep_BS),
+                    options,
+                    pad=PAD,
+                    unk=UNK,
+                    bos=BOS,
+                    eos=EOS,
+                    prefix=[part.prefix for part in rows],
+                    keys=[first_line + part.line for part in rows],
+                )
             for part, hypotheses in zip(rows, found, strict=True):
                 part.found = hypotheses
+
+        plan = batches([len(p.ids) + 1 for p in parts], batch_tokens // options.hypotheses)
+        side_by_side(find, [[parts[i] for i in places] for places in plan], device)
     groups = iter(parts)
     translations = [
         _joined(line, [next(groups) for _ in range(count)], tokenizers, options, joiner)

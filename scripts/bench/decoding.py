@@ -118,14 +118,17 @@ def sides_of(settings: Settings, run: Path) -> list[Side]:
             ("peers", "huggingface", "fp32"),
             ("peers", "huggingface", "bf16"),
             ("peers", "ctranslate2", "fp32"),
+            ("peers", "ctranslate2", "fp32 side by side"),
             ("peers", "ctranslate2", "int8"),
             ("joeynmt", "joeynmt", "fp32"),
         )
     ]
     sides = []
     for engine, precision, worker in workers:
-        what = {"run": str(run)} if engine == "nmt" else {"folder": folder}
-        facts = worker.ask("begin_decoding", precision=precision, **what)
+        what: dict[str, Any] = {"run": str(run)} if engine == "nmt" else {"folder": folder}
+        kind, _, together = precision.partition(" ")
+        what |= {"side_by_side": True} if together else {}
+        facts = worker.ask("begin_decoding", precision=kind, **what)
         if not sides:
             worker.ask("export_decoding", folder=folder)
         sides.append(Side(f"{engine} {precision}", worker, {}, facts))
@@ -153,7 +156,7 @@ def parity(sides: list[Side], material: Material, count: int) -> dict[str, Any]:
         answer = side.worker.ask("decode", batches=batches, beam=1, limit=LIMIT)["hypotheses"]
         same = sum(a == b for a, b in zip(greedy, answer, strict=True)) / len(greedy)
         found[side.name] = {"log_prob_apart": apart, "greedy_equal": same}
-        if side.name.endswith("fp32") and (apart > TOLERANCE or same < EQUAL):
+        if "fp32" in side.name and (apart > TOLERANCE or same < EQUAL):
             raise SystemExit(f"{side.name} is another model: {found[side.name]}")
     return found
 

@@ -13,8 +13,14 @@ from worker import clock, serve
 now: dict[str, Any] = {}
 
 
-def begin_decoding(folder: str, precision: str, device: str = "cpu") -> dict[str, Any]:
-    """Convert the exported model and open it."""
+def begin_decoding(
+    folder: str, precision: str, device: str = "cpu", side_by_side: bool = False
+) -> dict[str, Any]:
+    """Convert the exported model and open it.
+
+    A batch has all threads, or ``side_by_side`` as many batches at once as there are threads.
+    """
+    threads = int(os.environ["OMP_NUM_THREADS"])
     path = Path(folder) / f"ctranslate2-{precision}"
     path.mkdir(exist_ok=True)
     weights, shape = export.read(folder)
@@ -24,8 +30,8 @@ def begin_decoding(folder: str, precision: str, device: str = "cpu") -> dict[str
         str(path),
         device=device,
         compute_type=compute,
-        inter_threads=1,
-        intra_threads=int(os.environ["OMP_NUM_THREADS"]),
+        inter_threads=threads if side_by_side else 1,
+        intra_threads=1 if side_by_side else threads,
     )
     used = now["translator"].compute_type
     if not used.startswith(compute):  # int8 is called int8_float32
@@ -40,18 +46,22 @@ def words(rows: list[list[int]]) -> list[list[str]]:
 
 def decode(batches: list[list[list[int]]], beam: int, limit: int) -> dict[str, Any]:
     """Translate batches of source ids."""
-    hypotheses = []
+    alone = len(batches[0]) == 1
     with clock() as spent:
+        found = []
         for rows in batches:
-            found = now["translator"].translate_batch(
+            answers = now["translator"].translate_batch(
                 words([[*row, export.EOS] for row in rows]),
                 beam_size=beam,
                 length_penalty=0.0,
                 max_decoding_length=limit + 1,
                 max_input_length=0,
                 return_scores=False,
+                asynchronous=not alone,
             )
-            hypotheses += [[int(word) for word in best.hypotheses[0]] for best in found]
+            found += answers
+        results = found if alone else [answer.result() for answer in found]
+        hypotheses = [[int(word) for word in best.hypotheses[0]] for best in results]
     tokens = sum(len(ids) + 1 for ids in hypotheses)
     return {"hypotheses": hypotheses, "sentences": len(hypotheses), "tokens": tokens, **spent}
 

@@ -20,8 +20,9 @@ from nmt.data.batching import Epoch, TrainingPairs
 from nmt.data.prepare import prepare
 from nmt.data.prepared import Prepared
 from nmt.data.tokenizer import BOS, EOS, PAD, UNK
+from nmt.decoding.parallel import side_by_side
 from nmt.decoding.search import SearchOptions, search
-from nmt.decoding.translate import batch_of, inference, score_ids
+from nmt.decoding.translate import batch_of, computing, inference, score_ids
 from nmt.models.build import count_parameters
 from nmt.models.seq2seq import Seq2Seq, Source
 from nmt.runs import empty_model, open_run
@@ -240,8 +241,11 @@ def export_decoding(folder: str) -> dict[str, Any]:
 
 
 def decode(batches: list[list[list[int]]], beam: int, limit: int) -> dict[str, Any]:
-    """Translate batches of source ids (without the end token); at most ``limit`` tokens each."""
-    run, hypotheses = now["run"], []
+    """Translate batches of source ids (without the end token); at most ``limit`` tokens each.
+
+    Batches side by side, as `nmt translate` does it; single sentences one after the other.
+    """
+    run = now["run"]
     options = SearchOptions(
         beam=beam,
         length_penalty=0.0,
@@ -250,11 +254,17 @@ def decode(batches: list[list[list[int]]], beam: int, limit: int) -> dict[str, A
         max_length_ratio=float(limit),
     )
     with clock() as spent, inference(run.model, run.precision) as device:
-        for rows in batches:
+
+        def find(rows: list[list[int]]) -> list[list[int]]:
             batch = batch_of(rows, [()] * len(rows)).to(device)
             source = Source(batch.source_BS, batch.source_keep_BS)
-            found = search(run.model, source, options, pad=PAD, unk=UNK, bos=BOS, eos=EOS)
-            hypotheses += [best[0].ids for best in found]
+            with computing(device, run.precision):
+                found = search(run.model, source, options, pad=PAD, unk=UNK, bos=BOS, eos=EOS)
+            return [best[0].ids for best in found]
+
+        alone = len(batches[0]) == 1
+        found = map(find, batches) if alone else side_by_side(find, batches, device)
+        hypotheses = [ids for rows in found for ids in rows]
     return answer(hypotheses, spent)
 
 

@@ -39,6 +39,10 @@ PAIRS = 400
 """Minimal pairs of a probe."""
 TAUGHT = 400
 """Training pairs with *it* as *il* or *elle* from which on a corpus teaches them."""
+SATURATED = 0.95
+"""Contrastive accuracy without attention that leaves no room for attention's."""
+GUESSED = 0.25
+"""Pairs with both pronouns right if each is guessed."""
 MASKED = 150
 """Test sentences whose words are masked one after the other."""
 ALL = ("none", "none_long", "bahdanau", "luong_general", "luong_dot", "transformer")
@@ -71,7 +75,22 @@ def negation(bench: Bench) -> Numbers:
         "counts": counts,
         "caption": f"{origin}. The line at 50 % is guessing. Intervals are 95 %.",
         "kept": kept,
+        **_saturated(found, kept),
         **_negation_shown({rung: list(ones.values()) for rung, ones in found.items()}, kept),
+    }
+
+
+def _saturated(found: Mapping[str, Mapping[int, Contrastive]], kept: Mapping[str, Any]) -> Numbers:
+    """A note where the model without attention leaves nothing to gain in forced scoring."""
+    right = over_seeds([one.by_sum.accuracy for one in found["none"].values()])
+    if right["value"] < SATURATED:
+        return {}
+    shares = {rung: _percent(kept[rung]["share"]) for rung in ("none", "bahdanau")}
+    return {
+        "note": f"Without attention {_percent(right)} % of the choices are right already, which "
+        "leaves nothing to gain: forced scoring hands a model all of the translation but the "
+        "negation. In what they write themselves, the same two models keep "
+        f"{shares['none']} % and {shares['bahdanau']} % of the negations."
     }
 
 
@@ -209,6 +228,20 @@ def pronouns(bench: Bench) -> Numbers:
             ],
         ),
         "heads": [list(head) for head in heads],
+        **_undecided(right["transformer"]),
+    }
+
+
+def _undecided(right: Mapping[str, Any]) -> Numbers:
+    """A note where the Transformer does not tell the sentences of a pair apart."""
+    both, one = right["both"]["value"], 2 * (right["accuracy"]["value"] - right["both"]["value"])
+    if both >= GUESSED:
+        return {}
+    return {
+        "note": f"The Transformer is right in both sentences of a pair in {100 * both:.0f} % of "
+        f"the pairs and in one of the two in {100 * one:.0f} %: whatever the adjective, it says "
+        "the same pronoun. What its attention does cannot tell antecedents apart that its "
+        "translations do not; more training or other data would have to come first."
     }
 
 

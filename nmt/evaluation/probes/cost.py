@@ -140,7 +140,7 @@ def attention_cost(
     memory_limit: int,
     seconds_limit: float = 20.0,
     shape: Shape = Shape(),
-    repeats: int = 3,
+    repeats: int = 7,
     device: str = "cpu",
     on_row: Callable[[CostRow | Stopped], None] | None = None,
 ) -> CostReport:
