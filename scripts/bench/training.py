@@ -122,7 +122,7 @@ def products_of(side: Side, updates: int) -> Side:
 
 def measure_case(settings: Settings, name: str) -> dict[str, Any]:
     """One case, all engines in turns."""
-    cycle, updates, rounds = (3, 1, 1) if settings.quick else (60, 10, settings.rounds)
+    cycle, updates, rounds = (3, 1, 1) if settings.quick else (60, 6, settings.rounds)
     sides = sides_of(settings, name, cycle, updates)
     found: dict[str, Any] = {}
     if CASES[name].transformer:
