@@ -15,6 +15,7 @@ from nmt import compose
 from nmt.cli import command_help, main, parse
 from nmt.commands.story import command as story
 from nmt.commands.story.ladder import Ladder, State, Stopped, Training, plan, time_left
+from nmt.commands.story.meaning import saturated, undecided
 from nmt.config import Config
 from nmt.errors import UserError
 from nmt.evaluation.claims import CLAIMS
@@ -310,3 +311,22 @@ def test_a_training_is_a_process_of_its_own(tmp_path: Path, monkeypatch: Any) ->
     assert words[5:] == ["train.threads=3", f"run={training.path}"]
     assert how["start_new_session"] is True
     assert how["env"]["OMP_NUM_THREADS"] == "3"
+
+
+def interval(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.01, "high": value + 0.01, "n": 100, "confidence": 0.95}
+
+
+def test_a_note_says_that_nothing_was_to_be_gained() -> None:
+    kept = {"none": {"share": interval(0.8)}, "bahdanau": {"share": interval(0.97)}}
+    note = saturated(interval(0.978), kept)["note"]
+    for number in ("97.8 [96.8, 98.8] %", "80.0 [79.0, 81.0] %", "97.0 [96.0, 98.0] %"):
+        assert number in note
+    assert saturated(interval(0.90), kept) == {}
+
+
+def test_a_note_says_that_pairs_are_not_told_apart() -> None:
+    """49 % of sentences and 5 % of pairs: one of the two is right in 88 % of the pairs."""
+    note = undecided({"accuracy": interval(0.49), "both": interval(0.05)})["note"]
+    assert "in 5 % of the pairs and in one of the two in 88 %" in note
+    assert undecided({"accuracy": interval(0.8), "both": interval(0.6)}) == {}

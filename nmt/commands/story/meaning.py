@@ -75,14 +75,13 @@ def negation(bench: Bench) -> Numbers:
         "counts": counts,
         "caption": f"{origin}. The line at 50 % is guessing. Intervals are 95 %.",
         "kept": kept,
-        **_saturated(found, kept),
+        **saturated(over_seeds([x.by_sum.accuracy for x in found["none"].values()]), kept),
         **_negation_shown({rung: list(ones.values()) for rung, ones in found.items()}, kept),
     }
 
 
-def _saturated(found: Mapping[str, Mapping[int, Contrastive]], kept: Mapping[str, Any]) -> Numbers:
-    """A note where the model without attention leaves nothing to gain in forced scoring."""
-    right = over_seeds([one.by_sum.accuracy for one in found["none"].values()])
+def saturated(right: Mapping[str, Any], kept: Mapping[str, Any]) -> Numbers:
+    """A note where the model without attention is ``right`` too often to be beaten by much."""
     if right["value"] < SATURATED:
         return {}
     shares = {rung: _percent(kept[rung]["share"]) for rung in ("none", "bahdanau")}
@@ -228,11 +227,11 @@ def pronouns(bench: Bench) -> Numbers:
             ],
         ),
         "heads": [list(head) for head in heads],
-        **_undecided(right["transformer"]),
+        **undecided(right["transformer"]),
     }
 
 
-def _undecided(right: Mapping[str, Any]) -> Numbers:
+def undecided(right: Mapping[str, Any]) -> Numbers:
     """A note where the Transformer does not tell the sentences of a pair apart."""
     both, one = right["both"]["value"], 2 * (right["accuracy"]["value"] - right["both"]["value"])
     if both >= GUESSED:
