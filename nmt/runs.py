@@ -27,8 +27,9 @@ from nmt.config import Config, Schedule
 from nmt.data.tokenizer import Tokenizers
 from nmt.errors import UserError
 from nmt.files import DamagedError, check_tree, held, read_file, replace_file
-from nmt.models.build import build_model, shapes_only
+from nmt.models.build import build_model
 from nmt.models.seq2seq import Seq2Seq
+from nmt.models.shapes import shapes_only
 from nmt.training.checkpoint import load_weights, put_weights
 from nmt.training.distributed import pick_device
 from nmt.training.learner import resolve_precision

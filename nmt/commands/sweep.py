@@ -30,7 +30,8 @@ from nmt.commands.jobs import (
 )
 from nmt.errors import UserError, one_line
 from nmt.files import locked
-from nmt.models.build import build_model, count_parameters, shapes_only
+from nmt.models.build import build_model, count_parameters
+from nmt.models.shapes import shapes_only
 from nmt.training.index import LOWER_IS_BETTER
 
 

@@ -23,8 +23,9 @@ from nmt.data.prepare import prepare
 from nmt.data.prepared import Prepared
 from nmt.data.tokenizer import BOS, EOS, PAD, Tokenizer, Tokenizers
 from nmt.errors import UserError
-from nmt.models.build import build_model, check_pair, count_parameters, shapes_only
+from nmt.models.build import build_model, check_pair, count_parameters
 from nmt.models.seq2seq import Seq2Seq, Source
+from nmt.models.shapes import shapes_only
 from nmt.training.distributed import World, join
 from nmt.training.learner import Learner, resolve_precision
 from nmt.training.loop import Outcome, train

@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nmt.decoding.beams import going_on, in_place, top
 from nmt.decoding.penalties import attention_of, coverage_penalty, length_penalty, nothing_covered
 from nmt.errors import UserError
+from nmt.models.attention import widened
 from nmt.models.seq2seq import Seq2Seq, Source, Trace
 
 SLACK = 10
@@ -146,12 +148,9 @@ def search(
             hidden_N1D, cache = model.decode(last_N1, memory, cache, cross)
             if state.covered_BKM is not None:
                 state.cover(attention_of(cross, model, source, last_N1))
-            logits_NV = project(hidden_N1D[:, -1])
-            logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
-            log_prob_NV = logits_NV.log_softmax(-1)
+            log_prob_NV = widened(project(hidden_N1D[:, -1])).log_softmax(-1)
             cut_BK = _constrain(log_prob_NV, state, options, never, eos)
-            expand = _draw if options.sample else _expand
-            step = expand(log_prob_NV, state, options)
+            step = (_draw if options.sample else _expand)(log_prob_NV, state, options)
             ends_BC = _close(step, cut_BK, state, options, eos, found)
             moved = _advance(step, ends_BC, state, options)
             if moved is None:
@@ -307,25 +306,6 @@ def _forbid_repeats(log_prob_NV: Tensor, tokens_NT: Tensor, options: SearchOptio
     log_prob_NV.scatter_add_(1, grams_NGn[..., -1], blocked_NG)
 
 
-def top(scores_NV: Tensor, k: int, block: int = 64) -> tuple[Tensor, Tensor]:
-    """The k largest of each row, in order, with their places.
-
-    The same as ``torch.topk``, which on a CPU takes three times as long for 200 rows of 8,000: the
-    k largest lie in the k blocks with the largest maxima.
-    """
-    n, v = scores_NV.shape
-    whole = v - v % block
-    if scores_NV.device.type != "cpu" or whole < 2 * k * block:
-        values, places = scores_NV.topk(k)
-        return values, places
-    blocks_NGW = scores_NV[:, :whole].view(n, -1, block)
-    chosen_NK = blocks_NGW.amax(-1).topk(k, sorted=False).indices
-    within_NKW = blocks_NGW.gather(1, chosen_NK[..., None].expand(-1, -1, block))
-    values, places = torch.cat([within_NKW.flatten(1), scores_NV[:, whole:]], 1).topk(k)
-    in_block = chosen_NK.gather(1, (places // block).clamp(max=k - 1)) * block + places % block
-    return values, torch.where(places < k * block, in_block, places - k * block + whole)
-
-
 def _expand(log_prob_NV: Tensor, state: _State, options: SearchOptions) -> _Step:
     """Beam search: the best continuations over all hypotheses of a sentence that have room."""
     b, k = state.log_prob_BK.shape
@@ -423,7 +403,7 @@ def _advance(
     alive_B = torch.tensor(alive, device=device)
     log_prob_BK, place_BK = live_BC[alive_B].topk(width)
     parent_BK = step.parent_BC[alive_B].gather(1, place_BK)
-    if width == k > 1:
+    if device.type == "cpu" and width == k > 1:  # elsewhere all rows of the cache are copied anyway
         order_BK = in_place(parent_BK)
         log_prob_BK, place_BK, parent_BK = (
             of_BK.gather(1, order_BK) for of_BK in (log_prob_BK, place_BK, parent_BK)
@@ -446,26 +426,6 @@ def _advance(
     state.kept_BQ, state.ended_B = state.kept_BQ[alive_B], state.ended_B[alive_B]
     state.prefix_BP = state.prefix_BP[alive_B]
     return (alive_B if len(alive) < b else None), rows_N, state.reads()
-
-
-def going_on(widths: list[int]) -> list[int]:
-    """The sentences with hypotheses left. The last ones take the places of those that are over,
-    and the others stay where they are, so that few rows of the cache move.
-    """
-    alive = [row for row, width in enumerate(widths) if width]
-    late = [row for row in alive if row >= len(alive)]
-    return [row if widths[row] else late.pop() for row in range(len(alive))]
-
-
-def in_place(parent_BK: Tensor) -> Tensor:
-    """The order that puts one child of each parent into the parent's place."""
-    earlier_BKK = (parent_BK[:, :, None] == parent_BK[:, None]).tril(-1)
-    first_BK = ~earlier_BKK.any(-1)
-    childless_BK = torch.ones_like(first_BK).scatter(1, parent_BK, value=False)
-    free_BK = childless_BK.byte().argsort(dim=1, descending=True, stable=True)
-    rank_BK = (~first_BK).cumsum(1) - 1
-    place_BK = torch.where(first_BK, parent_BK, free_BK.gather(1, rank_BK.clamp(min=0)))
-    return place_BK.argsort(1)
 
 
 def _best(hypotheses: list[Hypothesis], n_best: int) -> list[Hypothesis]:

@@ -23,6 +23,7 @@ from nmt.decoding.parts import MAX_INPUT, Part, cut_lines
 from nmt.decoding.penalties import length_penalty
 from nmt.decoding.search import SearchOptions, search
 from nmt.errors import UserError
+from nmt.models.attention import widened
 from nmt.models.seq2seq import Seq2Seq, Source
 
 Ids = Sequence[int] | np.ndarray
@@ -184,27 +185,15 @@ def translate(
         raise UserError(f"{len(lines)} lines, but {len(prefixes)} prefixes: give one per line")
     limit = max(1, min(max_input, model.max_source_length or max_input) - 1)
     parts, counts = cut_lines(tokenizers, lines, prefixes, limit, tags, first_line, report)
+    plan = batches([len(p.ids) + 1 for p in parts], batch_tokens // options.hypotheses)
+    jobs = [[parts[i] for i in places] for places in plan]
     with inference(model, precision) as device:
 
         def find(rows: list[Part]) -> None:
-            batch = batch_of([part.ids for part in rows], [()] * len(rows)).to(device)
             with computing(device, precision):
-                found = search(
-                    model,
-                    Source(batch.source_BS, batch.source_keep_BS),
-                    options,
-                    pad=PAD,
-                    unk=UNK,
-                    bos=BOS,
-                    eos=EOS,
-                    prefix=[part.prefix for part in rows],
-                    keys=[first_line + part.line for part in rows],
-                )
-            for part, hypotheses in zip(rows, found, strict=True):
-                part.found = hypotheses
+                _search_parts(model, rows, options, device, first_line)
 
-        plan = batches([len(p.ids) + 1 for p in parts], batch_tokens // options.hypotheses)
-        side_by_side(find, [[parts[i] for i in places] for places in plan], device)
+        side_by_side(find, jobs, device)
     groups = iter(parts)
     translations = [
         _joined(line, [next(groups) for _ in range(count)], tokenizers, options, joiner)
@@ -212,6 +201,30 @@ def translate(
     ]
     _report_cut(translations, first_line, report)
     return translations
+
+
+def _search_parts(
+    model: Seq2Seq,
+    rows: list[Part],
+    options: SearchOptions,
+    device: torch.device,
+    first_line: int,
+) -> None:
+    """Puts into each part of one batch what was found for it."""
+    batch = batch_of([part.ids for part in rows], [()] * len(rows)).to(device)
+    found = search(
+        model,
+        Source(batch.source_BS, batch.source_keep_BS),
+        options,
+        pad=PAD,
+        unk=UNK,
+        bos=BOS,
+        eos=EOS,
+        prefix=[part.prefix for part in rows],
+        keys=[first_line + part.line for part in rows],
+    )
+    for part, hypotheses in zip(rows, found, strict=True):
+        part.found = hypotheses
 
 
 def translate_stream(
@@ -385,8 +398,7 @@ def _log_probs(model: Seq2Seq, hidden_ND: Tensor, out_N: Tensor, chunk: int = 1_
     """Log-probability of each token; logits are made for ``chunk`` positions at a time."""
     parts = []
     for hidden, out in zip(hidden_ND.split(chunk), out_N.split(chunk), strict=True):
-        logits = model.project(hidden)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = widened(model.project(hidden))
         parts.append(-F.cross_entropy(logits, out, reduction="none"))
     return torch.cat(parts)
 

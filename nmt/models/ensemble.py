@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from nmt.models.attention import widened
 from nmt.models.seq2seq import (
     Attentions,
     Cache,
@@ -120,8 +121,7 @@ class Ensemble(Seq2Seq):
         parts = hidden.split([model.width for model in self._models], -1)
         logs = []
         for project, part in zip(projects, parts, strict=True):
-            logits = project(part)
-            logs.append(logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1))
+            logs.append(widened(project(part)).log_softmax(-1))
         return torch.stack(logs).logsumexp(0) - math.log(len(logs))
 
     def explain(self, source: Source, tgt_BT: Tensor) -> Attentions:

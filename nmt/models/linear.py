@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nmt.models.attention import widened
 from nmt.models.multihead import CrossAttention, Past, Remembered, SelfAttention
 from nmt.models.seq2seq import Trace, take_rows
 
@@ -27,7 +28,7 @@ def feature_map(x: Tensor) -> Tensor:
 
     Written so that large negative numbers give small positive ones: elu rounds them to -1.
     """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    x = widened(x)
     return x.clamp(max=0.0).exp() + x.relu()
 
 

@@ -11,15 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nmt.decoding.search import (
-    Hypothesis,
-    SearchOptions,
-    going_on,
-    in_place,
-    length_penalty,
-    search,
-    top,
-)
+from nmt.decoding.beams import going_on, in_place, top
+from nmt.decoding.search import Hypothesis, SearchOptions, length_penalty, search
 from nmt.errors import UserError
 
 EOS, A, B, C = 3, 4, 5, 6
