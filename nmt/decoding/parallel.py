@@ -31,9 +31,8 @@ def side_by_side(
     if device.type != "cpu" or workers < 2:
         return [find(job) for job in jobs]
     own = threads // workers
-    pool = ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(own))
     try:
-        return list(pool.map(find, jobs))
+        with ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(own)) as pool:
+            return list(pool.map(find, jobs))
     finally:
-        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # for threads to come, which begin with the last number set

@@ -41,6 +41,7 @@ def test_the_numbers_are_those_of_autocast(
         case = transformer_case(width=16, heads=2, depth=(1, 1), ffn=32, **TRANSFORMERS[name])
     torch.manual_seed(1)
     model = build_model(*case, 20, 20)
+    torch.nn.init.normal_(model.output_bias)  # it begins at zero, where a lost one would not show
     ids_BS, target_BT = torch.randint(4, 20, (3, 7)), torch.randint(4, 20, (3, 5))
     source = Source(ids_BS, torch.ones_like(ids_BS, dtype=torch.bool))
 
