@@ -219,7 +219,8 @@ def _fill(
             write_references(draft, name, rows)
     for part in parts:
         if isinstance(part.corpus, Embedded):
-            kept = staged.numbers[staged.part == 0] if part.split == "train" else None
+            train = part.split == "train"
+            kept = {number for number, _, _ in staged.numbered(0)} if train else None
             write_gold(draft, part.split, part.corpus.gold(), kept)
     (draft / "stage.arrow").unlink()
     for name, numbers in splits.items():
@@ -281,7 +282,7 @@ def _read_training(
         max_ratio=chosen.max_ratio,
         min_script_share=chosen.min_script_share,
     )
-    staged = staging.stage(
+    staged, hashes = staging.stage(
         path,
         [(part.corpus, part.tag) for part in parts if part.split == "train"],
         filters,
@@ -290,10 +291,10 @@ def _read_training(
         drop_invalid=data.invalid_utf8 == config.InvalidUtf8.drop,
     )
     if chosen.duplicate_pair:
-        funnel.removed["duplicate_pair"] = staged.remove_repeated(staged.pairs)
+        funnel.removed["duplicate_pair"] = staged.remove_repeated(hashes)
     if chosen.duplicate_source:
         funnel.removed["duplicate_source"] = staged.remove_repeated(staged.sources)
-    overlap = {name: staged.overlap(rows) for name, rows in held_out.items()}
+    overlap = {name: staged.overlap(rows, hashes) for name, rows in held_out.items()}
     if chosen.overlap:
         for rows in held_out.values():
             funnel.removed["overlap"] += staged.remove_overlap(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -151,15 +151,14 @@ def write_references(folder: Path, split: str, rows: Sequence[tuple[str, ...]]) 
 
 
 def write_gold(
-    folder: Path, split: str, facts: Iterable[dict[str, Any]], rows: np.ndarray | None
+    folder: Path, split: str, facts: Iterable[dict[str, Any]], rows: Set[int] | None
 ) -> None:
     """Keep what is known of each pair, of all pairs or of the numbered ones, in their order."""
     path = folder / "gold" / f"{split}.jsonl"
     path.parent.mkdir(exist_ok=True)
-    wanted = None if rows is None else set(rows.tolist())
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for number, fact in enumerate(facts):
-            if wanted is None or number in wanted:
+            if rows is None or number in rows:
                 file.write(json.dumps(fact, ensure_ascii=False) + "\n")
 
 

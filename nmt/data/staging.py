@@ -1,8 +1,8 @@
 """Between reading and writing: cleaned training text on disk, its hashes in memory.
 
-Training text is read and filtered once. It waits in a store without ids while duplicates, overlap
-and the split are decided on 64-bit hashes (32 bytes a pair in memory), then it trains the
-tokenizer and is tokenised, chunk by chunk.
+Training text is read and filtered once. It waits in a file while duplicates, overlap and the split
+are decided on 64-bit hashes, then it trains the tokenizer and is tokenised, chunk by chunk. A pair
+takes 17 bytes of memory until duplicates are gone and 9 from then on.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from nmt.data.cleaning import (
     Funnel,
     Rejects,
+    among,
     clean,
     drop_repeated,
     pair_hashes,
@@ -29,7 +31,7 @@ from nmt.data.cleaning import (
 )
 from nmt.data.corpus import Corpus
 from nmt.data.mixture import with_tag
-from nmt.data.store import Ragged, Store, StoreWriter, open_store
+from nmt.data.store import Store, StoreWriter
 from nmt.data.tokenizer import UNK, Tokenizer, Tokenizers
 from nmt.errors import UserError
 
@@ -42,19 +44,23 @@ _ROUND_TRIPS = 1_000  # training pairs on which the tokenizer is tried
 _TOKENIZER_PAIRS = 200_000  # drawn at random; more cost minutes and change little
 
 
+_SCHEMA = pa.schema(
+    [("number", pa.int64()), ("source", pa.large_string()), ("target", pa.large_string())]
+)
+
+
 @dataclass(slots=True)
 class Staged:
     """Training text that passed the pair filters."""
 
-    texts: Store
-    numbers: np.ndarray
-    """Row of each pair among all rows read."""
+    path: Path
+    """Arrow file, a record batch for some thousand pairs: row among all rows read, both texts."""
     sources: np.ndarray
     """uint64 hashes of the source texts."""
-    pairs: np.ndarray
-    """uint64 hashes of both sides."""
     read: list[int]
     """Rows read of each corpus."""
+    passed: list[int]
+    """Pairs of each corpus that passed; they lie one corpus after the other."""
     part: np.ndarray
     """0 stays in training, k is the k-th part split off, -1 is removed."""
 
@@ -65,17 +71,19 @@ class Staged:
         self.part[~keep] = -1
         return removed
 
-    def overlap(self, rows: Sequence[tuple[str, ...]]) -> dict[str, int]:
-        """How many training pairs share the source, and both sides, with one of `rows`."""
-        targets = np.fromiter((text_hash(row[1]) for row in rows), np.uint64, len(rows))
-        pairs = pair_hashes(_source_hashes(rows), targets)
-        shared = (self.part == 0) & np.isin(self.sources, _source_hashes(rows))
-        both = shared & np.isin(self.pairs, pairs)
+    def overlap(self, rows: Sequence[tuple[str, ...]], hashes: np.ndarray) -> dict[str, int]:
+        """How many training pairs share the source, and both sides, with one of `rows`.
+
+        `hashes` are those of the staged pairs.
+        """
+        targets = _hashes([row[1] for row in rows])
+        shared = (self.part == 0) & among(self.sources, _source_hashes(rows))
+        both = shared & among(hashes, pair_hashes(_source_hashes(rows), targets))
         return {"sources": int(shared.sum()), "pairs": int(both.sum())}
 
     def remove_overlap(self, rows: Sequence[tuple[str, ...]]) -> int:
         """Remove the training pairs whose source is in `rows`; how many they were."""
-        shared = (self.part == 0) & np.isin(self.sources, _source_hashes(rows))
+        shared = (self.part == 0) & among(self.sources, _source_hashes(rows))
         self.part[shared] = -1
         return int(shared.sum())
 
@@ -86,27 +94,33 @@ class Staged:
         return {name: int(np.count_nonzero(self.part == number)) for number, name in numbers}
 
     def counts(self) -> list[dict[str, int]]:
-        """Pairs read of each corpus, and pairs that stay in training, where they lie in a row."""
-        ends = np.searchsorted(self.numbers[self.part == 0], np.cumsum(self.read))
-        kept = np.diff(ends, prepend=0).tolist()
+        """Pairs read of each corpus, and pairs of it that stay in training."""
+        parts = np.split(self.part, np.cumsum(self.passed)[:-1])
+        kept = [int(np.count_nonzero(part == 0)) for part in parts]
         return [{"read": r, "kept": k} for r, k in zip(self.read, kept, strict=True)]
 
     def numbered(self, part: int) -> Iterator[tuple[int, str, str]]:
         """Row among all rows read, source and target of each pair of one part, in order."""
-        rows = iter(self.numbers[self.part == part].tolist())
-        for texts in self.chunks(part):
-            yield from zip(islice(rows, len(texts[0])), *texts, strict=True)
+        for chunk in self._batches(self.part == part):
+            yield from zip(*(column.to_pylist() for column in chunk.columns), strict=True)
 
     def chunks(self, part: int, some: np.ndarray | None = None) -> Iterator[Texts]:
         """The texts of one part in the order of the corpus, all or where the mask `some` is set."""
         wanted = self.part == part
         if some is not None:
             wanted &= some
-        for start in range(0, len(self.texts), _CHUNK):
-            chosen = np.flatnonzero(wanted[start : start + _CHUNK]).tolist()
-            sources = self.texts.source_texts(start, start + _CHUNK)
-            targets = self.texts.target_texts(start, start + _CHUNK)
-            yield [sources[i] for i in chosen], [targets[i] for i in chosen]
+        for chunk in self._batches(wanted):
+            yield chunk["source"].to_pylist(), chunk["target"].to_pylist()
+
+    def _batches(self, wanted: np.ndarray) -> Iterator[pa.RecordBatch]:
+        """Rows where the mask is set, read (not mapped) one record batch after the other."""
+        start = 0
+        with pa.OSFile(str(self.path)) as file, pa.ipc.open_file(file) as reader:
+            for index in range(reader.num_record_batches):
+                batch = reader.get_batch(index)
+                stop = start + batch.num_rows
+                yield batch.filter(pa.array(wanted[start:stop]))
+                start = stop
 
 
 def stage(
@@ -117,36 +131,40 @@ def stage(
     notes: Counter[str],
     *,
     drop_invalid: bool,
-) -> Staged:
-    """Read corpora, each with the tag of its sources; what passes the filters goes to `path`."""
-    numbers, sources, targets = array("q"), array("Q"), array("Q")
-    read = []
-    with StoreWriter(path) as writer:
+) -> tuple[Staged, np.ndarray]:
+    """Read corpora, each with the tag of its sources; what passes the filters goes to `path`.
+
+    Returns:
+        It, and the uint64 hashes of its pairs, which nobody needs once duplicates and overlap
+        are known.
+    """
+    sources, pairs = array("Q"), array("Q")
+    read, passed = [], []
+    with pa.ipc.new_file(str(path), _SCHEMA) as writer:
         for corpus, tag in corpora:
-            before = funnel.read
-            rows = corpus.rows(notes, drop_invalid=drop_invalid)
-            passed = clean(rows, filters, funnel)
-            while chunk := list(islice(passed, _CHUNK)):
-                numbers.extend(number for number, _, _ in chunk)
-                sources.extend(text_hash(source) for _, source, _ in chunk)
-                targets.extend(text_hash(target) for _, _, target in chunk)
-                nothing: list[list[int]] = [[]] * len(chunk)
-                tagged = [with_tag(source, tag) for _, source, _ in chunk]
-                writer.append(nothing, nothing, tagged, [target for _, _, target in chunk])
-            read.append(funnel.read - before)
-    source_hashes = np.frombuffer(sources, np.uint64)
-    return Staged(
-        open_store(path),
-        np.frombuffer(numbers, np.int64),
-        source_hashes,
-        pair_hashes(source_hashes, np.frombuffer(targets, np.uint64)),
-        read,
-        np.zeros(len(numbers), np.int8),
-    )
+            read_before, passed_before = funnel.read, len(sources)
+            kept = clean(corpus.rows(notes, drop_invalid=drop_invalid), filters, funnel)
+            while chunk := list(islice(kept, _CHUNK)):
+                numbers, source_texts, target_texts = zip(*chunk, strict=True)
+                source_hashes = _hashes(source_texts)
+                sources.frombytes(source_hashes.tobytes())
+                pairs.frombytes(pair_hashes(source_hashes, _hashes(target_texts)).tobytes())
+                tagged = [with_tag(text, tag) for text in source_texts]
+                columns = [numbers, tagged, target_texts]
+                writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+            read.append(funnel.read - read_before)
+            passed.append(len(sources) - passed_before)
+    part = np.zeros(len(sources), np.int8)
+    staged = Staged(path, np.frombuffer(sources, np.uint64), read, passed, part)
+    return staged, np.frombuffer(pairs, np.uint64)
+
+
+def _hashes(texts: Sequence[str]) -> np.ndarray:
+    return np.fromiter(map(text_hash, texts), np.uint64, len(texts))
 
 
 def _source_hashes(rows: Sequence[tuple[str, ...]]) -> np.ndarray:
-    return np.fromiter((text_hash(row[0]) for row in rows), np.uint64, len(rows))
+    return _hashes([row[0] for row in rows])
 
 
 def in_chunks(rows: Sequence[tuple[str, ...]], tags: Sequence[str]) -> Iterator[Texts]:
@@ -200,34 +218,40 @@ def train_tokenizers(
 
 def write_split(path: Path, chunks: Iterable[Texts], tokenizers: Tokenizers) -> dict[str, Any]:
     """Tokenise one split into a store; its numbers for the manifest."""
+    source, target = _Tally(tokenizers.source), _Tally(tokenizers.target)
+    pairs = 0
     with StoreWriter(path, max(tokenizers.source.size, tokenizers.target.size)) as writer:
         for sources, targets in chunks:
-            writer.append(
-                tokenizers.source.encode(sources),
-                tokenizers.target.encode(targets),
-                sources,
-                targets,
-            )
-    store = open_store(path)
-    return {
-        "pairs": len(store),
-        "source": _numbers(store.source, tokenizers.source),
-        "target": _numbers(store.target, tokenizers.target),
-    }
+            writer.append(source.encode(sources), target.encode(targets), sources, targets)
+            pairs += len(sources)
+    return {"pairs": pairs, "source": source.numbers(pairs), "target": target.numbers(pairs)}
 
 
-def _numbers(side: Ragged, tokenizer: Tokenizer) -> dict[str, float]:
-    counts = np.zeros(tokenizer.size, np.int64)
-    for start in range(0, len(side.values), 2**24):
-        counts += np.bincount(side.values[start : start + 2**24], minlength=tokenizer.size)
-    tokens = int(counts.sum())
-    return {
-        "tokens": tokens,
-        "mean_length": round(tokens / max(len(side), 1), 2),
-        "longest": int(side.lengths.max(initial=0)),
-        "unknown_share": float(counts[UNK] / max(tokens, 1)),
-        "byte_share": float(counts[tokenizer.byte_ids()].sum() / max(tokens, 1)),
-    }
+class _Tally:
+    """Encodes one side of a split and counts its tokens on the way."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._counts = np.zeros(tokenizer.size, np.int64)
+        self._longest = 0
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        rows = self._tokenizer.encode(texts)
+        flat = np.fromiter(chain.from_iterable(rows), np.int64)
+        self._counts += np.bincount(flat, minlength=len(self._counts))
+        self._longest = max(self._longest, max(map(len, rows), default=0))
+        return rows
+
+    def numbers(self, rows: int) -> dict[str, float]:
+        """For the manifest: shares are of all tokens."""
+        tokens = int(self._counts.sum())
+        return {
+            "tokens": tokens,
+            "mean_length": round(tokens / max(rows, 1), 2),
+            "longest": self._longest,
+            "unknown_share": float(self._counts[UNK] / max(tokens, 1)),
+            "byte_share": float(self._counts[self._tokenizer.byte_ids()].sum() / max(tokens, 1)),
+        }
 
 
 def warnings(splits: Mapping[str, Any], train: Store, tokenizers: Tokenizers) -> Iterator[str]:

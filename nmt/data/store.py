@@ -2,13 +2,14 @@
 
 The file holds a single record batch, so that a column is one run of values and one of offsets:
 opening it costs nothing, and all processes of a machine share one copy. Writing streams through
-spool files beside it; only the offsets (8 bytes a row and column) stay in memory.
+spool files beside it, and takes no more memory for a large split than for a small one.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
+import io
+import mmap
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,6 +22,7 @@ import pyarrow as pa
 from nmt.errors import UserError
 
 _NAMES = ("source", "target", "source_text", "target_text")
+_SLICE = 2**24  # bytes written at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,23 +115,21 @@ class StoreWriter:
             for spool in spools:
                 spool.close()
             if kind is None:
-                arrays = [spool.array() for spool in spools]
-                batch = pa.RecordBatch.from_arrays(arrays, names=list(_NAMES))
-                with pa.ipc.new_file(str(self._path), batch.schema) as writer:
-                    writer.write_batch(batch)
+                _write(self._path, spools)
         finally:
             for spool in spools:
-                spool.path.unlink(missing_ok=True)
+                spool.unlink()
 
 
 class _Spool:
-    """A ragged column on its way to disk: values go to a file, offsets stay in memory."""
+    """A ragged column on its way to disk: a file for values, one for offsets."""
 
     def __init__(self, path: Path, dtype: np.dtype | None) -> None:
-        self.path = path
+        self.paths = path, path.with_name(f"{path.name}.offsets")
         self._dtype = dtype
-        self._file = path.open("wb")
-        self._offsets = array("q", [0])
+        self._values, self._offsets = (path.open("wb") for path in self.paths)
+        self._offsets.write(bytes(8))
+        self._rows = self._end = 0
 
     def extend_ids(self, rows: Sequence[Sequence[int]]) -> None:
         lengths = [len(row) for row in rows]
@@ -141,26 +141,64 @@ class _Spool:
         self._extend(b"".join(encoded), [len(text) for text in encoded])
 
     def _extend(self, values: bytes, lengths: list[int]) -> None:
-        self._file.write(values)
-        ends = np.cumsum(np.asarray(lengths, dtype=np.int64)) + self._offsets[-1]
-        self._offsets.frombytes(ends.tobytes())
+        ends = np.cumsum([self._end, *lengths], dtype=np.int64)
+        self._values.write(values)
+        self._offsets.write(ends[1:].tobytes())
+        self._rows += len(lengths)
+        self._end = int(ends[-1])
 
     def close(self) -> None:
-        self._file.close()
+        self._values.close()
+        self._offsets.close()
 
-    def array(self) -> pa.Array:
-        """The column as an Arrow array whose values are the memory-mapped spool file."""
-        rows = len(self._offsets) - 1
-        offsets = pa.py_buffer(self._offsets)
-        if self.path.stat().st_size:
-            values = pa.memory_map(str(self.path)).read_buffer()
-        else:
-            values = pa.py_buffer(b"")
+    def array(self, mapped: Callable[[Path], pa.Buffer]) -> pa.Array:
+        """The column as an Arrow array over the files."""
+        values, offsets = map(mapped, self.paths)
         if self._dtype is None:
-            return pa.LargeStringArray.from_buffers(rows, offsets, values)
+            return pa.LargeStringArray.from_buffers(self._rows, offsets, values)
         kind = pa.from_numpy_dtype(self._dtype)
-        flat = pa.Array.from_buffers(kind, self._offsets[-1], [None, values])
-        return pa.Array.from_buffers(pa.large_list(kind), rows, [None, offsets], children=[flat])
+        flat = pa.Array.from_buffers(kind, self._end, [None, values])
+        return pa.Array.from_buffers(
+            pa.large_list(kind), self._rows, [None, offsets], children=[flat]
+        )
+
+    def unlink(self) -> None:
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+
+
+class _Copier(io.FileIO):
+    """An output file that is written from mapped files, and lets go of what it has copied."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "wb")
+        self._maps: list[mmap.mmap] = []
+
+    def mapped(self, path: Path) -> pa.Buffer:
+        with path.open("rb") as file:
+            if path.stat().st_size == 0:  # which cannot be mapped
+                return pa.py_buffer(b"")
+            self._maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return pa.py_buffer(self._maps[-1])
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        start = 0
+        while start < len(view):
+            start += super().write(view[start : start + _SLICE]) or 0
+            for mapped in self._maps:
+                if hasattr(mapped, "madvise"):  # not on Windows
+                    mapped.madvise(mmap.MADV_DONTNEED)
+        return start
+
+
+def _write(path: Path, spools: Sequence[_Spool]) -> None:
+    """All columns as one record batch."""
+    with _Copier(path) as file:
+        columns = [spool.array(file.mapped) for spool in spools]
+        batch = pa.RecordBatch.from_arrays(columns, names=list(_NAMES))
+        with pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
 
 
 def write_store(
@@ -190,4 +228,5 @@ def open_store(path: Path) -> Store:
 def _ragged(column: Any) -> Ragged:
     offsets = column.offsets.to_numpy(zero_copy_only=True)
     values = column.values.to_numpy(zero_copy_only=True)
-    return Ragged(values, offsets, np.diff(offsets).astype(np.int32))
+    lengths = np.subtract(offsets[1:], offsets[:-1], dtype=np.int32, casting="unsafe")
+    return Ragged(values, offsets, lengths)

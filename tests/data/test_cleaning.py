@@ -11,6 +11,7 @@ from nmt.data.cleaning import (
     FILTERS,
     PAIR_FILTERS,
     Funnel,
+    among,
     clean,
     drop_repeated,
     pair_filters,
@@ -161,9 +162,17 @@ def test_drop_repeated_keeps_the_first(values: list[int], data: st.DataObject) -
         if kept:
             seen.add(value)
     before = int(keep.sum())
-    removed = drop_repeated(np.array(values, np.uint64), keep)
+    hashes = np.array(values, np.uint64) * np.uint64(2**61 + 1)  # with different first bits
+    removed = drop_repeated(hashes, keep)
     assert keep.tolist() == expected
     assert removed == before - sum(expected)
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=20), st.lists(st.integers(0, 2**64 - 1)))
+def test_among_is_membership(few: list[int], others: list[int]) -> None:
+    hashes = [*others, *few[::2], *others]
+    found = among(np.array(hashes, np.uint64), np.array(few, np.uint64))
+    assert found.tolist() == [number in few for number in hashes]
 
 
 def hashes_of(texts: list[str]) -> np.ndarray:
