@@ -29,7 +29,7 @@ from nmt.errors import UserError
 from nmt.files import DamagedError, check_tree, held, read_file, replace_file
 from nmt.models.build import build_model
 from nmt.models.seq2seq import Seq2Seq
-from nmt.models.shapes import shapes_only
+from nmt.models.shapes import shapes_only, undrawn
 from nmt.training.checkpoint import load_weights, put_weights
 from nmt.training.distributed import pick_device
 from nmt.training.learner import resolve_precision
@@ -228,7 +228,8 @@ def open_run(run: Path, *, checkpoint: str = "best", words: Sequence[str] = ()) 
         },
         model=outline(config, tokenizers),
     )
-    model = empty_model(config, tokenizers)
+    with undrawn():
+        model = empty_model(config, tokenizers)
     put_weights(model, weights.tensors, origin=f"{run}, checkpoint {weights.name}")
     model.to(device).eval()
     return Run(

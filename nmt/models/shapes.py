@@ -1,4 +1,4 @@
-"""Models without memory: for their size, or to compare names and shapes before anything is made."""
+"""Models nothing is drawn for: their weights are read later, or have names and shapes only."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+_DRAWS = {
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.kaiming_uniform_,
+    torch.Tensor.uniform_,  # inside nn.init.xavier_uniform_
+}
+
 
 class _NothingDrawn(TorchFunctionMode):
-    """Normal numbers are not drawn: for a tensor without memory, PyTorch would import its compiler
-    to do so, which takes longer than all the rest of a small command.
-    """
+    """Random numbers stay undrawn; tensors keep what their memory holds."""
 
     def __torch_function__(
         self,
@@ -24,11 +29,27 @@ class _NothingDrawn(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        return kwargs["tensor"] if func is nn.init.normal_ else func(*args, **kwargs)
+        if func in _DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Models built inside have weights of no meaning, all of which are to be read from somewhere.
+
+    Drawing them takes as long as the rest of opening a run.
+    """
+    with _NothingDrawn():
+        yield
 
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
-    """Models built inside have names, shapes and types, and take no memory."""
+    """Models built inside have names, shapes and types, and take no memory.
+
+    For a tensor without memory PyTorch would import its compiler to draw normal numbers, which takes
+    longer than all the rest of a small command.
+    """
     with torch.device("meta"), _NothingDrawn():
         yield
