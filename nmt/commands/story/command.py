@@ -189,7 +189,7 @@ def missing(
     if failed:
         return f"failed: it needs {', '.join(failed)}: {states[failed[0]].reason}"
     absent = [rung for rung in claim.needs if not bench.seeds(rung)]
-    return f"not asked: this ladder has no {', '.join(absent)}; story.budget=full has"
+    return f"not asked: the presets in configs/story have no {', '.join(absent)} for this corpus"
 
 
 def measured(claim: Claim, bench: Bench) -> tuple[dict[str, Any] | None, str]:
