@@ -31,8 +31,7 @@ from nmt.decoding.align import (
     Row,
     Rule,
     View,
-    alignment_score,
-    diagonal,
+    diagonal_score,
     seen,
 )
 from nmt.decoding.views import ROWS, Choice, ViewScores, best_view, candidates
@@ -296,9 +295,7 @@ def _report(
     """Print or write the scores; standard output holds what ``format`` names, and only that."""
     assert pairs.gold is not None
     view, score = found.table[0]
-    baseline = alignment_score(
-        [diagonal(len(source), len(target)) for source, target in pairs.words()], pairs.gold
-    )
+    baseline = diagonal_score(pairs.words(), pairs.gold)
     content = {
         "data": pairs.name,
         "sentences": len(pairs.sources),

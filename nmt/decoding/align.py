@@ -358,6 +358,13 @@ def diagonal(source_words: int, target_words: int) -> set[Link]:
     return {(int((j + 0.5) * source_words / target_words), j) for j in range(target_words)}
 
 
+def diagonal_score(
+    words: Iterable[tuple[Sequence[str], Sequence[str]]], gold: Sequence[Gold]
+) -> AlignmentScore:
+    """How well the diagonal agrees with gold alignments of pairs of these words."""
+    return alignment_score([diagonal(len(source), len(target)) for source, target in words], gold)
+
+
 def pharaoh(found: set[Link]) -> str:
     """Links as text, ``0-0 1-2``: source-target, from 0, ordered."""
     return " ".join(f"{i}-{j}" for i, j in sorted(found))

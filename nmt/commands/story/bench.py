@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Bench:
         trainings: the finished ones, by name.
         sentences: how many test sentences are read; None is all.
         words: how to compute, such as ``train.device=cpu``.
+        home: the rung whose corpus is measured on; empty is that of the first training.
     """
 
     folder: Path
@@ -44,6 +46,7 @@ class Bench:
     sentences: int | None = None
     words: Sequence[str] = ()
     say: Callable[[str], None] = lambda text: None
+    home: str = ""
     _open: dict[str, Translator] = field(default_factory=dict)
     _prepared: Prepared | None = None
 
@@ -61,15 +64,28 @@ class Bench:
         chosen = {n: t for n, t in self.trainings.items() if t.rung in rungs}
         return Bench(self.folder, chosen, self.sentences, self.words, self.say)
 
+    def at(self, rung: str) -> Bench:
+        """The same trainings, measured on the corpus of one of the rungs."""
+        return replace(self, home=rung, _prepared=None)
+
     def training(self, rung: str, seed: int) -> Training:
         return self.trainings[f"{rung}-s{seed}"]
 
     def config(self, rung: str, seed: int) -> Config:
         return runs.stored_config(self.training(rung, seed).path)
 
+    def log(self, rung: str, seed: int) -> list[dict[str, Any]]:
+        """The records of a training, in order."""
+        lines = (self.training(rung, seed).path / "log.jsonl").read_text("utf-8").split("\n")
+        return [json.loads(line) for line in lines if line]
+
     def data(self) -> DataConfig:
-        """The corpus as the first of the trainings has it."""
-        return runs.stored_config(next(iter(self.trainings.values())).path).data
+        """The corpus as the trainings at home have it."""
+        return runs.stored_config(self._first().path).data
+
+    def _first(self) -> Training:
+        """The first training at home."""
+        return next(t for t in self.trainings.values() if self.home in ("", t.rung))
 
     def translator(self, rung: str, seed: int) -> Translator:
         """The best checkpoint of a run, with all cores."""
@@ -86,9 +102,9 @@ class Bench:
         return lambda lines: [found.text for found in translator.translate(lines)]
 
     def prepared(self) -> Prepared:
-        """The corpus of the story; its texts are the same for all runs."""
+        """The corpus at home; its texts are the same for all runs of that corpus."""
         if self._prepared is None:
-            first = next(iter(self.trainings.values()))
+            first = self._first()
             config = runs.stored_config(first.path)
             own = None
             if config.train.init_from:
@@ -107,7 +123,7 @@ class Bench:
     def outputs(self, rung: str, seed: int, split: str = "test") -> list[str]:
         """Translations of the test set, made once and kept beside the report."""
         training = self.training(rung, seed)
-        path = self.folder / "outputs" / f"{training.name}.{split}.json"
+        path = self._kept(training, f"{split}.json")
         sources = self.test(split).sources
         made_of = {"run": identity(training.path), "sources": sources}
         known = runs.read_json(path, {})
@@ -120,13 +136,24 @@ class Bench:
         outputs: list[str] = known["outputs"]
         return outputs
 
+    def _kept(self, training: Training, name: str) -> Path:
+        """Where something made of the outputs of a training is kept, apart for each corpus."""
+        corpus = f"on-{self.home}." if self.home else ""
+        return self.folder / "outputs" / f"{training.name}.{corpus}{name}"
+
     def chrf(self, rung: str, seed: int) -> list[float]:
         """chrF of each test sentence."""
         return sentence_chrf(self.outputs(rung, seed), self.test().references)
 
+    def loss(self, rung: str, seed: int, pairs: int) -> float:
+        """Nats per token of so many test pairs under a run."""
+        test = self.test()
+        scores = self.translator(rung, seed).score(test.sources[:pairs], test.references[0][:pairs])
+        return -sum(one.log_prob for one in scores) / sum(one.tokens for one in scores)
+
     def quality(self, rung: str, seed: int, split: str = "test") -> dict[str, Any]:
         """BLEU and chrF of the test set, with intervals and signatures."""
-        path = self.folder / "outputs" / f"{self.training(rung, seed).name}.{split}.scores.json"
+        path = self._kept(self.training(rung, seed), f"{split}.scores.json")
         outputs = self.outputs(rung, seed, split)
         made_of = {"run": identity(self.training(rung, seed).path), "sentences": len(outputs)}
         known: dict[str, Any] = runs.read_json(path, {})

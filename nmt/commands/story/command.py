@@ -16,7 +16,7 @@ import torch
 from nmt import __version__, compose, runs
 from nmt.cli import Arguments, parse
 from nmt.commands import train
-from nmt.commands.story import meaning, measures, sweeps
+from nmt.commands.story import domain, heads, meaning, measures, sweeps
 from nmt.commands.story.bench import Bench, cores, identity
 from nmt.commands.story.ladder import (
     Ladder,
@@ -42,14 +42,15 @@ MEASURES: dict[int, Callable[[Bench], dict[str, Any]]] = {
     6: sweeps.starts,
     7: sweeps.parallel,
     8: meaning.pronouns,
-    9: sweeps.head_counts,
+    9: heads.head_counts,
     10: measures.cost,
     11: sweeps.noise,
     12: meaning.causes,
+    13: domain.travel,
     15: sweeps.transfers,
     16: sweeps.pipeline,
 }
-EDITION = 2
+EDITION = 3
 """Of the measurements: those that were kept by another edition are made again."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nmt.commands.story.alignment import with_alignment
 from nmt.commands.story.bench import Bench, over_seeds
 from nmt.commands.story.measures import Numbers
 from nmt.commands.story.panels import by_category, name_of, points, shown, table, times
@@ -293,7 +294,7 @@ def causes(bench: Bench) -> Numbers:
     raw = [over_seeds([_known(one.raw) for one in ones]) for ones in found.values()]
     weighted = [over_seeds([_known(one.weighted) for one in ones]) for ones in found.values()]
     first = found["bahdanau"][0]
-    return {
+    numbers = {
         "statistic": raw[rungs.index("bahdanau")],
         "counts": {"sentences": len(first.raw_taus)},
         "panels": [
@@ -319,6 +320,7 @@ def causes(bench: Bench) -> Numbers:
             ],
         ),
     }
+    return with_alignment(bench, rungs, numbers)
 
 
 def _masked(bench: Bench, rung: str, seed: int) -> Masking:

@@ -18,6 +18,7 @@ NAMES = {
     "luong_general": "Luong, general",
     "luong_dot": "Luong, dot",
     "transformer": "Transformer",
+    "domain": "Transformer of the other domain",
 }
 
 

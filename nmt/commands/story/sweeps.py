@@ -1,22 +1,21 @@
-"""The measurements of claims 3, 4, 6, 7, 9, 11, 15 and 16, which compare many runs.
+"""The measurements of claims 3, 4, 6, 7, 11, 15 and 16, which compare many runs.
 
 Like `nmt.commands.story.measures`: each function gives the numbers of one claim.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nmt.commands.story.alignment import with_alignment
 from nmt.commands.story.bench import Bench, over_seeds
 from nmt.commands.story.ladder import last_record
 from nmt.commands.story.measures import EDGES, Numbers, length_buckets, quality_cells
 from nmt.commands.story.panels import bars, by_category, name_of, points, shown, whiskers
-from nmt.evaluation.claims import BY_NUMBER, TRANSFER, heads
+from nmt.evaluation.claims import BY_NUMBER, TRANSFER
 from nmt.evaluation.probes.noise import KINDS, SHARES, make_noisy, noise_effect
 from nmt.evaluation.scores import by_length
 from nmt.evaluation.speed import training_speed
@@ -32,7 +31,8 @@ NOISY = 300
 """Test sentences to which noise is added."""
 
 
-def _asked(bench: Bench, number: int) -> list[str]:
+def asked(bench: Bench, number: int) -> list[str]:
+    """The rungs of a claim that have a finished run."""
     claim = BY_NUMBER[number]
     return bench.have((*claim.needs, *claim.also))
 
@@ -86,18 +86,20 @@ def similarities(bench: Bench) -> Numbers:
         bench.quality("cosine", seed)["bleu"]["score"] - bench.quality("dot", seed)["bleu"]["score"]
         for seed in bench.seeds("cosine", "dot")
     ]
+    rungs = asked(bench, 3)
     return {
         "statistic": plain(mean_interval(differences)),
         "counts": {"seeds": len(differences)},
         "differences": differences,
-        **_qualities(bench, _asked(bench, 3), INTERVALS),
+        **with_alignment(bench, rungs, _qualities(bench, rungs, INTERVALS)),
     }
 
 
 def timings(bench: Bench) -> Numbers:
     """4: the current state asking minus the previous one, fed and not; windows by length."""
     pairs = [("luong_general", "previous_fed"), ("general", "previous")]
-    numbers = _qualities(bench, _asked(bench, 4), INTERVALS)
+    rungs = asked(bench, 4)
+    numbers = with_alignment(bench, rungs, _qualities(bench, rungs, INTERVALS))
     local = bench.have(("luong_general", "local_2", "local_4", "local_p"))
     test, language = bench.test(), bench.prepared().target_language
     labels, _ = length_buckets([len(source.split()) for source in test.sources])
@@ -119,7 +121,7 @@ def starts(bench: Bench) -> Numbers:
     """6: a learnt start minus zeros, mean of the models with and without attention."""
     pairs = [("none", "none_zeros"), ("bahdanau", "bahdanau_zeros")]
     apart = {f"{a} - {b}": gain(bench, [(a, b)]) for a, b in pairs}
-    numbers = _qualities(bench, _asked(bench, 6), INTERVALS)
+    numbers = _qualities(bench, asked(bench, 6), INTERVALS)
     return {"statistic": gain(bench, pairs), "counts": {}, "by_model": apart, **numbers}
 
 
@@ -179,84 +181,12 @@ def parallel(bench: Bench) -> Numbers:
 def _learning(bench: Bench, rung: str, seed: int) -> dict[str, Any]:
     """Dev BLEU over the minutes of training."""
     minutes, values, last = [], [], 0.0
-    for record in _records(bench.training(rung, seed).path):
+    for record in bench.log(rung, seed):
         last = record.get("seconds", last)
         if record["kind"] == "validation" and "bleu" in record:
             minutes.append(last / 60)
             values.append(record["bleu"])
     return {"name": name_of(rung), "x": minutes, "y": values}
-
-
-# ---- 9: heads ------------------------------------------------------------------------------------
-
-
-def head_counts(bench: Bench) -> Numbers:
-    """9: best dev loss by number of heads, corpus size and what is held fixed."""
-    seeds = bench.seeds("heads_each_small_4", "heads_each_small_16")
-    losses = {
-        rung: [_best_loss(bench.training(rung, seed).path) for seed in bench.seeds(rung)]
-        for rung in _asked(bench, 9)
-    }
-    differences = [
-        _best_loss(bench.training("heads_each_small_16", seed).path)["dev"]
-        - _best_loss(bench.training("heads_each_small_4", seed).path)["dev"]
-        for seed in seeds
-    ]
-    panels = []
-    for size in ("small", "large"):
-        series = [
-            {
-                "name": f"{kept}, {which}",
-                "x": [int(rung.rpartition("_")[2]) for rung in rungs],
-                "y": [float(np.mean([one[which] for one in losses[rung]])) for rung in rungs],
-            }
-            for kind, kept in (("width", "fixed width"), ("each", "fixed head width"))
-            for which in ("dev", "train")
-            if (rungs := [rung for rung in heads(kind, size) if rung in losses])
-        ]
-        if series:
-            panels.append(
-                {
-                    "kind": "lines",
-                    "title": f"{size} corpus",
-                    "x_label": "heads",
-                    "y_label": "loss, nats per token",
-                    "x_log": True,
-                    "series": series,
-                }
-            )
-    return {
-        "statistic": plain(mean_interval(differences)),
-        "counts": {"seeds": len(seeds)},
-        "panels": panels,
-        "caption": "Loss at the step with the best dev loss, mean over seeds; the training loss "
-        "is smoothed by label smoothing and so larger than it looks.",
-        "table": {
-            "columns": ["model", "dev loss", "training loss", "best step"],
-            "rows": [
-                [
-                    name_of(rung),
-                    f"{np.mean([one['dev'] for one in found]):.3f}",
-                    f"{np.mean([one['train'] for one in found]):.3f}",
-                    ", ".join(f"{one['step']:,.0f}" for one in found),
-                ]
-                for rung, found in losses.items()
-            ],
-        },
-    }
-
-
-def _best_loss(run: Path) -> dict[str, float]:
-    """Dev loss, training loss and step of the validation with the lowest dev loss."""
-    records = _records(run)
-    best = min((r for r in records if r["kind"] == "validation"), key=lambda r: r["loss"])
-    before = [r for r in records if r["kind"] == "train" and r["step"] <= best["step"]]
-    return {"dev": best["loss"], "train": before[-1]["loss"], "step": best["step"]}
-
-
-def _records(run: Path) -> list[dict[str, Any]]:
-    lines = (run / "log.jsonl").read_text("utf-8").split("\n")
-    return [json.loads(line) for line in lines if line]
 
 
 # ---- 11: noise -----------------------------------------------------------------------------------
@@ -369,7 +299,7 @@ def transfers(bench: Bench) -> Numbers:
 def pipeline(bench: Bench) -> Numbers:
     """16: the steps of the work, with what did each and how long it took here."""
     prepared = bench.prepared()
-    rungs = _asked(bench, 16)
+    rungs = asked(bench, 16)
     minutes = {
         rung: sum(
             float(last_record(bench.training(rung, s).path / "log.jsonl").get("seconds", 0))
