@@ -48,8 +48,8 @@ def undrawn() -> Iterator[None]:
 def shapes_only() -> Iterator[None]:
     """Models built inside have names, shapes and types, and take no memory.
 
-    For a tensor without memory PyTorch would import its compiler to draw normal numbers, which takes
-    longer than all the rest of a small command.
+    For a tensor without memory PyTorch would import its compiler to draw normal numbers, which
+    takes longer than all the rest of a small command.
     """
     with torch.device("meta"), _NothingDrawn():
         yield

@@ -33,7 +33,7 @@ def of_training(settings: Settings, report: Report) -> dict[str, Any]:
 
 
 def of_decoding(settings: Settings, report: Report) -> dict[str, Any]:
-    """Every mode and precision; one thread, since a profiler sees nothing of batches side by side."""
+    """Every mode and precision; one thread: a profiler sees no batches side by side."""
     here = replace(settings, threads=1)
     found = {}
     run = decoding.trained_run(settings, report)
