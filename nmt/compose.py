@@ -42,6 +42,7 @@ from nmt.presets import (
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
 
+CORPORA = ("data.train", "data.valid", "data.test")
 NO_EXTRA = [f"{group}=null" for group in EXTRA_GROUPS]
 LARGEST, DEEPEST = 2**18, 20
 """Bytes and levels of nesting of a stored configuration; real ones have 4 thousand and four."""
@@ -152,8 +153,7 @@ def _hydra(extra: list[Path], words: Sequence[str]) -> DictConfig:
     try:
         composed = engine(extra).compose_config(
             config_name="config",
-            # Hydra has no group=null; to leave a group out is another word
-            overrides=[f"~{w[:-5]}" if w in NO_EXTRA else w for w in words],
+            overrides=[override for word in words for override in _overrides(word)],
             run_mode=RunMode.RUN,
             with_log_configuration=False,
         )
@@ -170,6 +170,16 @@ def _hydra(extra: list[Path], words: Sequence[str]) -> DictConfig:
         raise UserError(explained(_one_line(error))) from error
     finally:
         GlobalHydra.instance().clear()
+
+
+def _overrides(word: str) -> list[str]:
+    """What Hydra is told for a typed word."""
+    if word in NO_EXTRA:  # Hydra has no group=null; to leave a group out is another word
+        return [f"~{word[:-5]}"]
+    key, _, value = word.partition("=")
+    if key in CORPORA and value[:1] in ("[", "{"):  # in place of the preset's, not merged with it
+        return [f"{key}=null", word]
+    return [word]
 
 
 def _label(tree: DictConfig, chosen: Mapping[str, str | None]) -> None:

@@ -292,6 +292,23 @@ def test_a_mixture_as_it_is_typed_and_stored(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("[x/a]", [("test", ["x/a"])]),
+        ("[{name:a,path:x/a},{name:b,path:x/b}]", [("a", ["x/a"]), ("b", ["x/b"])]),
+        ("{a:x/a}", [("a", ["x/a"])]),
+        ("x/a", [("test", ["x/a"])]),
+    ],
+)
+def test_typed_corpora_replace_those_of_a_preset(typed: str, found: Any) -> None:
+    """The preset names its test set in a dictionary, which would be merged with a typed one."""
+    config = compose(["data=multi30k_en_fr", f"data.test={typed}"])
+    assert config.data.test is not None
+    assert [(corpus.name, corpus.path) for corpus in config.data.test] == found
+    assert [corpus.path for corpus in config.data.train] == [["multi30k/train"]]
+
+
+@pytest.mark.parametrize(
     ("entry", "message"),
     [
         ({"wieght": 2}, "unknown key 'wieght' of a corpus; did you mean 'weight'"),
