@@ -327,6 +327,7 @@ def test_a_note_says_that_nothing_was_to_be_gained() -> None:
 
 def test_a_note_says_that_pairs_are_not_told_apart() -> None:
     """49 % of sentences and 5 % of pairs: one of the two is right in 88 % of the pairs."""
-    note = undecided({"accuracy": interval(0.49), "both": interval(0.05)})["note"]
+    note = undecided({"accuracy": interval(0.49), "both": interval(0.05)}, "A corpus.")["note"]
     assert "in 5 % of the pairs and in one of the two in 88 %" in note
-    assert undecided({"accuracy": interval(0.8), "both": interval(0.6)}) == {}
+    assert note.endswith("A corpus.")
+    assert undecided({"accuracy": interval(0.8), "both": interval(0.6)}, "") == {}

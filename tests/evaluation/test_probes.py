@@ -14,6 +14,7 @@ import torch
 
 from nmt.config import AttentionConfig, ModelConfig, ModelKind, Score, Timing
 from nmt.data.grammar import load_lexicon, words
+from nmt.data.lexicon import Lexicon
 from nmt.decoding.align import Explained
 from nmt.decoding.translate import PairScore
 from nmt.errors import UserError
@@ -29,6 +30,7 @@ from nmt.evaluation.probes.pronouns import (
     apart,
     pronoun_accuracy,
     pronoun_pairs,
+    taught,
 )
 from nmt.evaluation.scores import sentence_chrf
 from nmt.evaluation.statistics import kendall_tau, plain
@@ -44,8 +46,12 @@ SENTENCES = [
 
 
 @pytest.fixture(scope="module")
-def pairs() -> list[PronounPair]:
-    lexicon = load_lexicon(Path(__file__).parents[2] / "data" / "lexicon_en_fr.yaml")
+def lexicon() -> Lexicon:
+    return load_lexicon(Path(__file__).parents[2] / "data" / "lexicon_en_fr.yaml")
+
+
+@pytest.fixture(scope="module")
+def pairs(lexicon: Lexicon) -> list[PronounPair]:
     return pronoun_pairs(lexicon, 20, 1)
 
 
@@ -110,6 +116,23 @@ def test_antecedents_switch_at_fixed_places(pairs: list[PronounPair]) -> None:
         assert pair.second.antecedents[-1] == (pair.pronoun, pair.nouns[1])
     dev, test = apart([*pairs, pairs[0]], 8)
     assert (len(dev), len(test)) == (8, 12)
+
+
+def test_what_a_corpus_teaches_of_pronouns(pairs: list[PronounPair], lexicon: Lexicon) -> None:
+    """All sentences of pairs ask; one noun, one gender, a noun that comes later do not."""
+    asked = [example for pair in pairs for example in (pair.first, pair.second)]
+    found = taught([e.source for e in asked], [e.antecedents for e in asked], lexicon)
+    assert (found.chosen, found.by_adjective) == (40, 40)
+    others = {
+        "The dog sleeps because it is tired.": (4, 1),
+        "The dog sees the cat because it is tired.": (6, 1),
+        "The dog is tired, but it saw the street.": (5, 1),
+        "The dog crossed the street because he was tired.": (6, 1),
+    }
+    found = taught(list(others), [[places] for places in others.values()], lexicon)
+    assert (found.chosen, found.by_adjective) == (0, 0)
+    found = taught(["The dog crossed the street because it knew Paul."], [[(6, 1)]], lexicon)
+    assert (found.chosen, found.by_adjective) == (1, 0)
 
 
 def test_accuracy_of_systems_that_are_known(pairs: list[PronounPair]) -> None:

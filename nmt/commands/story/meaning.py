@@ -32,6 +32,7 @@ from nmt.evaluation.probes.pronouns import (
     apart,
     pronoun_accuracy,
     pronoun_pairs,
+    taught,
 )
 from nmt.evaluation.statistics import Interval, plain
 
@@ -228,12 +229,15 @@ def pronouns(bench: Bench) -> Numbers:
             ],
         ),
         "heads": [list(head) for head in heads],
-        **undecided(right["transformer"]),
+        **undecided(right["transformer"], _taught(bench)),
     }
 
 
-def undecided(right: Mapping[str, Any]) -> Numbers:
-    """A note where the Transformer does not tell the sentences of a pair apart."""
+def undecided(right: Mapping[str, Any], corpus: str) -> Numbers:
+    """A note where the Transformer does not tell the sentences of a pair apart.
+
+    ``corpus`` says how often its training data ask what the pairs do.
+    """
     both, one = right["both"]["value"], 2 * (right["accuracy"]["value"] - right["both"]["value"])
     if both >= GUESSED:
         return {}
@@ -241,8 +245,23 @@ def undecided(right: Mapping[str, Any]) -> Numbers:
         "note": f"The Transformer is right in both sentences of a pair in {100 * both:.0f} % of "
         f"the pairs and in one of the two in {100 * one:.0f} %: whatever the adjective, it says "
         "the same pronoun. What its attention does cannot tell antecedents apart that its "
-        "translations do not; more training or other data would have to come first."
+        f"translations do not; more training or other data would have to come first. {corpus}"
     }
+
+
+def _taught(bench: Bench) -> str:
+    """How often the training pairs of the embedded corpus ask for the antecedent of *it*."""
+    prepared = bench.prepared()
+    gold = prepared.gold("train")
+    if gold is None:
+        return ""
+    antecedents = [facts["antecedents"] for facts in gold]
+    lexicon = load_lexicon(resource(LEXICON))
+    found = taught(prepared.train.source_texts(), antecedents, lexicon)
+    return (
+        f"Of {len(gold):,} training pairs {found.chosen:,} have an it that nouns of both genders "
+        f"come before, and in {found.by_adjective:,} of these an adjective follows."
+    )
 
 
 def _head_panel(shift_LH: np.ndarray) -> dict[str, Any]:

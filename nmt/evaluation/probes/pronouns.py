@@ -88,6 +88,47 @@ class AntecedentAttention:
         return mean_interval(self.shifts[layer][head])
 
 
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """Sentences of a corpus in which meaning alone tells *il* from *elle*.
+
+    Attributes:
+        chosen: nouns of both genders are said before *it*, and it could be any of them by number.
+        by_adjective: of these, an adjective follows within four words, as in the minimal pairs.
+    """
+
+    chosen: int
+    by_adjective: int
+
+
+def taught(
+    sources: Sequence[str],
+    antecedents: Sequence[Sequence[tuple[int, int]]],
+    lexicon: Lexicon,
+) -> Taught:
+    """Counts what a corpus teaches of the question that the minimal pairs ask.
+
+    Args:
+        antecedents: of each source, (place of a pronoun, place of what it stands for) in ``words``.
+    """
+    genders: dict[str, set[str]] = {}
+    for noun in lexicon.nouns.values():
+        if noun.pronoun == "it":
+            genders.setdefault(noun.english[0].lower(), set()).add(noun.gender)
+    adjectives = {adjective.english.lower() for adjective in lexicon.adjectives.values()}
+    chosen = by_adjective = 0
+    for source, places in zip(sources, antecedents, strict=True):
+        said = [word.lower() for word in words(source)]
+        open_to_both = [
+            it
+            for it, _ in places
+            if said[it] == "it" and len(set().union(*(genders.get(w, ()) for w in said[:it]))) > 1
+        ]
+        chosen += bool(open_to_both)
+        by_adjective += any(adjectives & set(said[it + 1 : it + 5]) for it in open_to_both)
+    return Taught(chosen, by_adjective)
+
+
 def pronoun_pairs(lexicon: Lexicon, count: int, seed: int) -> list[PronounPair]:
     """Different minimal pairs; two seeds may share some, see `apart`."""
     return [_pair(one, two) for one, two in minimal_pairs(lexicon, "antecedent", count, seed)]
