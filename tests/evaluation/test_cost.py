@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
-import os
 
 import pytest
-import torch
 
 from nmt.errors import UserError
 from nmt.evaluation.probes import cost
@@ -19,7 +16,6 @@ from nmt.evaluation.probes.cost import (
     Stopped,
     attention_cost,
     fused_error,
-    memory_kept,
 )
 
 SHAPE = Shape(heads=2, head_width=8, span=16)
@@ -122,24 +118,3 @@ def test_fused_is_explicit_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Shape, "call", off)
     assert fused_error(wrong, 100) > 1e-2
-
-
-def faults() -> int:
-    """Pages that the system had to give for a block of 64 MiB, right after one was freed."""
-    resource = pytest.importorskip("resource")
-    block = torch.ones(2**24)
-    del block
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**24)
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-
-
-def test_measured_memory_is_not_given_back_in_between() -> None:
-    if os.name != "posix" or not hasattr(ctypes.CDLL(None), "mallopt"):
-        pytest.skip("another allocator than glibc's")
-    pages = 2**26 // os.sysconf("SC_PAGESIZE")
-    outside = faults()
-    with memory_kept():
-        inside = faults()
-    assert inside <= pages // 100
-    assert outside == pytest.approx(faults(), abs=pages // 100), "as before"
