@@ -241,12 +241,13 @@ def undecided(right: Mapping[str, Any], corpus: str) -> Numbers:
     both, one = right["both"]["value"], 2 * (right["accuracy"]["value"] - right["both"]["value"])
     if both >= GUESSED:
         return {}
-    return {
-        "note": f"The Transformer is right in both sentences of a pair in {100 * both:.0f} % of "
-        f"the pairs and in one of the two in {100 * one:.0f} %: whatever the adjective, it says "
-        "the same pronoun. What its attention does cannot tell antecedents apart that its "
-        f"translations do not; more training or other data would have to come first. {corpus}"
-    }
+    note = (
+        f"The Transformer is right in both sentences of a pair in {100 * both:.0f} % of the pairs "
+        f"and in one of the two in {100 * one:.0f} %: the adjective does not decide what it says. "
+        "Whatever its attention tells apart does not reach its translations; more training or "
+        "other data would have to come first."
+    )
+    return {"note": f"{note} {corpus}".rstrip()}
 
 
 def _taught(bench: Bench) -> str:
