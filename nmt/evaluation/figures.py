@@ -18,6 +18,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ Panel = Mapping[str, Any]
 
 WIDTH = 5.0  # inches
 FONT = 9.0  # points
+TITLE = 48  # characters of a line of a title: labels of rows take up to a fifth of the width
 MARKERS = "osD^vPX*"
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2)), (0, (3, 3)))
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "+++", "ooo", "---")
@@ -65,7 +67,8 @@ def draw(panels: Sequence[Panel]) -> Figure:
             KINDS[panel["kind"]](axes, panel)
             axes.set_xlabel(panel.get("x_label", ""))
             axes.set_ylabel(panel.get("y_label", ""))
-            axes.set_title(panel.get("title", ""), fontsize=FONT, loc="left", fontweight="bold")
+            title = textwrap.fill(panel.get("title", ""), TITLE)
+            axes.set_title(title, fontsize=FONT, loc="left", fontweight="bold")
     return figure
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from nmt.commands.story.panels import points
 from nmt.evaluation.claims import CLAIMS, Kind
 from nmt.evaluation.figures import draw
 from nmt.evaluation.story import Section, Story, TrainingRow, write
@@ -146,6 +147,17 @@ def test_the_markdown_says_the_same(folder: Path) -> None:
         picture = (folder / name).read_text("utf-8")
         assert picture.startswith('<svg xmlns="http://www.w3.org/2000/svg"')
         assert len(picture) < 100_000
+
+
+def test_a_long_title_stays_inside_the_figure() -> None:
+    rows = ["a model with a long name"]
+    interval = {"value": 1.0, "low": 0.5, "high": 1.5}
+    panel = points("%", rows, {"sentences": [interval]}, title="Words of a title that is long " * 3)
+    figure = draw([panel])
+    figure.canvas.draw()
+    [axes] = figure.axes
+    assert figure.bbox.x0 <= axes._left_title.get_window_extent().x0  # type: ignore[attr-defined]
+    assert axes._left_title.get_window_extent().x1 <= figure.bbox.x1  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", PANELS)
