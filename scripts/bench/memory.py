@@ -23,7 +23,7 @@ def peak_of(side: Side, request: dict[str, Any]) -> dict[str, Any]:
 
 def measure(settings: Settings, report: Callable[[str], None]) -> dict[str, Any]:
     """Training on the first batches; beam 5 in batches of 40."""
-    cycle, updates = (3, 1) if settings.quick else (60, 20)
+    cycle, updates = (3, 1) if settings.quick else (60, 5)
     found: dict[str, Any] = {"training": {}}
     for name in training.CASES:
         report(f"memory, training {name}")
@@ -34,7 +34,7 @@ def measure(settings: Settings, report: Callable[[str], None]) -> dict[str, Any]
     report("memory, decoding")
     run = decoding.trained_run(settings, report)
     material = decoding.read_material(settings, run)
-    batches, _ = material.batches(decoding.MODES[0], 40 if settings.quick else 200)
+    batches, _ = material.batches(decoding.MODES[0], 40 if settings.quick else 80)
     request = {"do": "decode", "batches": batches, "beam": 5, "limit": decoding.LIMIT}
     sides = decoding.sides_of(settings, run)
     found["decoding"] = {side.name: peak_of(side, request) for side in sides}
