@@ -17,7 +17,6 @@ ROOT = Path(nmt.__file__).parent
 # Room or file -> what of nmt it may import. The longest matching name counts.
 ALLOWED = {
     "errors": set(),
-    "allocator": set(),
     "config": {"errors"},
     "files": {"errors"},
     "presets": {"config", "errors"},
@@ -30,12 +29,12 @@ ALLOWED = {
     "models.build": {"models", "config", "errors"},
     "training": {"training", "models", "data", "errors", "files"},
     "decoding": {"decoding", "models", "data", "errors"},
-    "evaluation": {"allocator", "evaluation", "decoding", "models", "data", "errors"},
+    "evaluation": {"evaluation", "decoding", "models", "data", "errors"},
     "runs": {"compose", "config", "data", "models", "training", "errors", "files"},
     "translator": {"runs", "config", "decoding", "models", "data", "errors"},
     "commands": {
         *("commands", "cli", "completion", "compose", "config", "multirun", "runs"),
-        *("allocator", "translator", "errors", "files"),
+        *("translator", "errors", "files"),
         *("data", "models", "training", "decoding", "evaluation"),
     },
     "cli": {"config", "completion", "errors"},

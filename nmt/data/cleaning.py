@@ -161,7 +161,7 @@ def _wrong_script(language: str, min_share: float) -> Callable[[str], bool]:
     latin = script == "latin"
 
     def wrong(text: str) -> bool:
-        # most text of most corpora: these two need not count, which takes ten times as long
+        # most text of most corpora: these two need not count, which takes three times as long
         if (latin and text.isascii()) or not foreign.search(text):
             return False
         others = len(foreign.findall(text))

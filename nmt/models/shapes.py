@@ -38,7 +38,7 @@ class _NothingDrawn(TorchFunctionMode):
 def undrawn() -> Iterator[None]:
     """Models built inside have weights of no meaning, all of which are to be read from somewhere.
 
-    Drawing them takes as long as the rest of opening a run.
+    Drawing them took a third of the time of opening a run.
     """
     with _NothingDrawn():
         yield

@@ -3,11 +3,8 @@
 Queries, keys and values are given; what is measured is scores, weights and contexts, as the layers
 of `nmt.models` compute them. Memory is the most bytes that PyTorch's allocator had handed out at
 once during the call, its inputs aside: every allocation is in the profiler's record on a CPU and in
-the allocator's own counter on CUDA. On a CPU the memory of one call is kept for the next: without
-that explicit attention took twice as long from 2,048 positions on (36 in place of 17 to 20 ns a
-pair of positions), and its time seemed to grow faster than the square. Before a length is tried its
-cost is foretold from the length before, and a kind stops where it would pass a limit, so that
-nothing runs the machine down.
+the allocator's own counter on CUDA. Before a length is tried its cost is foretold from the length
+before, and a kind stops where it would pass a limit, so that nothing runs the machine down.
 """
 
 from __future__ import annotations
@@ -22,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nmt.allocator import memory_kept
 from nmt.errors import UserError
 from nmt.evaluation.statistics import Interval, slope_interval
 from nmt.models.attention import ScaledDot
@@ -229,7 +225,7 @@ def _over(
 def _measure(kind: str, length: int, shape: Shape, repeats: int, device: str) -> CostRow:
     heads = shape.inputs(length, device)
     run = shape.call(kind, length, device)
-    with torch.no_grad(), memory_kept():
+    with torch.no_grad():
         peak = _peak_cuda(run, heads) if device == "cuda" else _peak_cpu(run, heads)
         times: list[float] = []
         while len(times) < repeats and sum(times) < LONG_ENOUGH:
