@@ -59,7 +59,8 @@ compdef _nmt nmt
 # nmt completion fish > ~/.config/fish/completions/nmt.fish
 function __nmt_complete
     set -l words (commandline --tokenize --cut-at-cursor --current-process)
-    set -l last (commandline --current-token --cut-at-cursor)
+    set -l raw (commandline --current-token --cut-at-cursor)
+    set -l last (string unescape -- "$raw"; or string trim --left --chars "'\"" -- "$raw")
     $words[1] __complete $words[2..-1] "$last" 2> /dev/null
 end
 complete --command nmt --no-files --arguments '(__nmt_complete)'
