@@ -10,9 +10,13 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import signal
+import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.callbacks import Callbacks
@@ -148,22 +152,39 @@ class Plan:
         wanted, cores = int(self.settings.hydra.launcher.n_jobs), len(os.sched_getaffinity(0))
         return max(1, min(jobs, wanted if wanted > 0 else cores + 1 + wanted))
 
-    def launch(self, work: Callable[[Any], None], items: Sequence[Any], folder: str) -> None:
-        """Have Hydra's launcher call ``work`` on every item, here or in other processes.
+    def launch(
+        self,
+        work: Callable[[Any], None],
+        items: Sequence[Any],
+        folder: str,
+        stopped: Callable[[], bool],
+    ) -> dict[int, str]:
+        """Have the launcher call ``work`` on every item, here or in other processes.
 
         Args:
             folder: where submitit keeps its scripts and logs, in ``.submitit``.
+            stopped: whether the sweep was interrupted, so that what has not begun never will.
+
+        Returns:
+            Of items that a cluster killed or sent away, by their place: why.
 
         Raises:
             UserError: the launcher cannot work here, or lost one of its processes.
         """
+        try:
+            if self.launcher.startswith("submitit"):
+                return self._submit(work, items, folder, stopped)
+            self._launch(work, items)
+        except Exception as error:  # each launcher has its own kinds
+            raise UserError(f"hydra/launcher={self.launcher}: {error}") from error
+        return {}
+
+    def _launch(self, work: Callable[[Any], None], items: Sequence[Any]) -> None:
+        """With Hydra's own launcher, which ends with the first error."""
         settings = self.settings.copy()
         if self.launcher == "joblib":
             settings.hydra.launcher.n_jobs = self.at_once(len(items))
             settings.hydra.launcher.batch_size = "1"  # jobs are long: never two to one process
-        elif self.launcher.startswith("submitit"):
-            escaped = f"{folder}/.submitit/%j".replace("${", "\\${")
-            settings.hydra.launcher.submitit_folder = escaped
         context = HydraContext(
             config_loader=self.engine.config_loader, callbacks=Callbacks(settings)
         )
@@ -173,12 +194,94 @@ class Plan:
             )
             preset = list(settings.hydra.overrides.task)  # sweep=…, which may set the rest
             returned = launcher.launch([preset for _ in items], initial_job_idx=0)
-        except Exception as error:  # each launcher has its own kinds
-            raise UserError(f"hydra/launcher={self.launcher}: {error}") from error
         finally:
             GlobalHydra.instance().clear()
         for job in returned:
             job.return_value  # noqa: B018 - raises what the work raised
+
+    def _submit(
+        self,
+        work: Callable[[Any], None],
+        items: Sequence[Any],
+        folder: str,
+        stopped: Callable[[], bool],
+    ) -> dict[int, str]:
+        """With the settings of Hydra's launcher but without it: a killed job ends its waiting."""
+        import submitit
+
+        settings = self.settings.copy()
+        settings.hydra.launcher.submitit_folder = ""  # which would interpolate hydra.sweep.dir
+        options: Any = OmegaConf.to_container(settings.hydra.launcher, resolve=True)
+        kind = self.launcher.removeprefix("submitit_")
+        for own in ("_target_", "submitit_folder"):
+            del options[own]
+        made = {f"{kind}_{key}": options.pop(key) for key in ("max_num_timeout",) if key in options}
+        executor = submitit.AutoExecutor(folder=f"{folder}/.submitit/%j", cluster=kind, **made)
+        executor.update_parameters(
+            **{k if k in COMMON else f"{kind}_{k}": value for k, value in options.items()}
+        )
+        jobs = executor.map_array(_OnCluster(work), items)
+        asked = False
+        while not all(job.done(force_check=asked) for job in jobs):
+            if stopped() and not asked:
+                asked = True  # those that train see it themselves, and save
+                if kind == "slurm":
+                    waiting = ["scancel", "--state=PENDING", *(job.job_id for job in jobs)]
+                    subprocess.run(waiting, check=False)
+            time.sleep(1)
+        lost = {}
+        for place, job in enumerate(jobs):
+            try:
+                lost[place] = job.result()
+            except submitit.core.utils.UncompletedJobError:
+                lost[place] = f"job {job.job_id} is {job.state}; its log: {job.paths.stderr}"
+        return {place: reason for place, reason in lost.items() if reason}
+
+
+COMMON = frozenset({"timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node"}) | frozenset(
+    {"mem_gb", "nodes", "name", "stderr_to_stdout"}
+)
+"""Settings of Hydra's launcher that submitit knows for any cluster; the rest have its name."""
+
+
+class _OnCluster:
+    """What submitit calls on the cluster, and calls again where a job was requeued.
+
+    A cluster warns of a time limit or of preemption with a signal, which submitit answers at once:
+    it requeues the job and leaves, in the midst of an update. Here the work is stopped as SIGTERM
+    stops it, so that it saves, and submitit has its answer after that.
+    """
+
+    def __init__(self, work: Callable[[Any], None]) -> None:
+        self.work = work
+
+    def __call__(self, item: Any) -> str:
+        """Why the job was sent away for good; mostly empty."""
+        import submitit
+
+        warning = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
+        warned = []
+
+        def note(number: int, frame: FrameType | None) -> None:
+            warned.append(number)
+            signal.raise_signal(signal.SIGTERM)
+
+        requeue = signal.signal(warning, note)
+        self.work(item)
+        if not warned:
+            return ""
+        assert callable(requeue)
+        try:
+            requeue(warning, None)
+        except submitit.core.utils.UncompletedJobError as error:
+            return str(error)
+        return ""
+
+    def checkpoint(self, item: Any) -> Any:
+        """What a requeued job is to do: the same."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self, item)
 
 
 class _Task:

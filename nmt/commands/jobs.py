@@ -182,6 +182,8 @@ class Work:
     """Of torch, where several jobs share a machine."""
     quiet: bool
     """Whether a job's own progress stays in its log.jsonl."""
+    detached: bool
+    """Whether jobs are a cluster's, which may stop one of them and leave the others."""
 
     def __call__(self, job: Job) -> None:
         if stop_file(self.folder).exists():
@@ -192,8 +194,10 @@ class Work:
         records.update({job.run.name: {"state": "running", "reason": ""}})
         say(title)
         word, reason = self.outcome(job, job.config)
-        if word == "stopped":
+        if word == "stopped" and not self.detached:
             stop_file(self.folder).touch()
+        elif word == "stopped" and not stop_file(self.folder).exists():
+            reason = "the cluster told it to stop"
         state = state_of(job.config, job.run)
         records.update({job.run.name: {"state": word, "reason": reason}})
         if state.score is not None and word == "finished":

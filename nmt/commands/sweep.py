@@ -161,9 +161,10 @@ class Sweep:
             total=total,
             threads=max(1, torch.get_num_threads() // together) if together > 1 else None,
             quiet=self.plan.launcher == "joblib",
+            detached=self.plan.launcher.startswith("submitit"),
         )
         try:
-            self.plan.launch(work, batch, str(self.folder))
+            gone = self.plan.launch(work, batch, str(self.folder), lambda: self.stopped)
         except UserError as error:
             # joblib loses all its processes when one is killed; others tell us less.
             records = self.records.read()
@@ -173,7 +174,20 @@ class Sweep:
             reason = f"its process, or one beside it, was killed ({one_line(error)})"
             self.records.update({name: {"state": "failed", "reason": reason} for name in lost})
             return [j for j in batch if records[j.run.name]["state"] in ("waiting", "stopped")]
+        self._note_gone({batch[place].run.name: reason for place, reason in gone.items()})
         return []
+
+    def _note_gone(self, reasons: Mapping[str, str]) -> None:
+        """Write into records why a cluster ended jobs, by name; a stopped one has saved."""
+        records = self.records.read()
+        news = {}
+        for name, reason in reasons.items():
+            state = records[name]["state"]
+            if state == "stopped":
+                news[name] = {"state": state, "reason": reason}
+            elif state == "running" or (state == "waiting" and not self.stopped):
+                news[name] = {"state": "failed", "reason": reason}
+        self.records.update(news)
 
     def note(self, jobs: Sequence[Job], *, ended: bool = False) -> dict[str, str]:
         """Write how jobs are into their records; states by name.
@@ -188,6 +202,8 @@ class Sweep:
             known = old.get(job.run.name, {})
             if ended and known.get("state") in ("failed", "running"):
                 entry |= {"state": known["state"], "reason": known["reason"]}
+            elif ended and known.get("state") == entry["state"]:
+                entry["reason"] = known.get("reason", "")
             news[job.run.name] = {"values": job.values, **entry}
         self.records.update(news)
         self.seen |= dict.fromkeys(news)
@@ -209,7 +225,8 @@ class Sweep:
             records = self.records.read()
         print(table(records))
         ours = {name: records[name] for name in self.seen}
-        failed = [name for name, r in ours.items() if r["state"] in ("failed", "running")]
+        open_ones = ("failed", "running") if stopped else ("failed", "running", "stopped")
+        failed = [name for name, record in ours.items() if record["state"] in open_ones]
         for name, record in ours.items():
             if name in failed or record["state"] == "impossible":
                 say(f"{name} {record['state']}: {record['reason']}")

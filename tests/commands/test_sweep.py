@@ -292,12 +292,15 @@ def test_the_launcher_that_lost_its_processes_is_asked_again_for_the_rest(
 ) -> None:
     rounds = []
 
-    def launch(plan: multirun.Plan, work: jobs.Work, batch: list[jobs.Job], folder: str) -> None:
+    def launch(
+        plan: multirun.Plan, work: jobs.Work, batch: list[jobs.Job], *rest: object
+    ) -> dict[int, str]:
         rounds.append([job.run.name for job in batch])
         if len(rounds) == 1:
             Records(work.folder).update({batch[0].run.name: {"state": "running"}})
             raise UserError("a worker is gone")
         work(batch[0])
+        return {}
 
     monkeypatch.setattr(multirun.Plan, "launch", launch)
     monkeypatch.setattr(multirun.Plan, "at_once", lambda plan, count: 2)
@@ -307,6 +310,85 @@ def test_the_launcher_that_lost_its_processes_is_asked_again_for_the_rest(
     assert fake == ["s2"]
     assert states(tmp_path) == {"s1": "failed", "s2": "finished"}
     assert Records(tmp_path).read()["s1"]["reason"].endswith("was killed (a worker is gone)")
+
+
+def test_a_cluster_may_end_one_job_and_the_others_go_on(
+    fake: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """s14 gets SIGTERM and saves, s3 is killed, s4 never begins."""
+
+    def launch(
+        plan: multirun.Plan, work: jobs.Work, batch: list[jobs.Job], *rest: object
+    ) -> dict[int, str]:
+        work(batch[0])
+        Records(work.folder).update({"s3": {"state": "running"}})
+        work(batch[3])
+        return {0: "timed out too often", 1: "job 7_1 is FAILED", 2: "job 7_2 is CANCELLED"}
+
+    monkeypatch.setattr(multirun.Plan, "launch", launch)
+    monkeypatch.setattr(multirun.Plan, "launcher", "submitit_slurm")
+    command = [*TINY, "seed=14,3,4,2", "train.max_steps=20", f"run={tmp_path}"]
+    assert cli.main(command) == 1
+    assert fake == ["s14", "s2"]
+    assert states(tmp_path) == {"s14": "stopped", "s3": "failed", "s4": "failed", "s2": "stopped"}
+    shown = capsys.readouterr().err
+    assert "s14 stopped: timed out too often\n" in shown
+    assert "s3 failed: job 7_1 is FAILED\n" in shown
+    assert "s4 failed: job 7_2 is CANCELLED\n" in shown
+    assert "4 of 4 jobs are not finished" in shown
+
+
+def test_jobs_of_submitit_are_awaited_when_one_of_them_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 0)  # for slow file systems
+    plan = multirun.plan(["seed=1,2", "hydra/launcher=submitit_local"])
+    folder = tmp_path / "a sweep = [ü]"
+    codes = [
+        "import os; os._exit(9)",
+        f"import time; time.sleep(1); open({str(tmp_path / 'done')!r}, 'w')",
+    ]
+    lost = plan.launch(exec, codes, str(folder), lambda: False)
+    assert (tmp_path / "done").exists()
+    assert list(lost) == [0]
+    assert f"its log: {folder}/.submitit/" in lost[0]
+
+
+def test_a_cluster_that_warns_is_answered_once_the_work_has_saved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    errors = pytest.importorskip("submitit").core.utils
+    order: list[str] = []
+
+    def work(item: str) -> None:
+        before = signal.signal(signal.SIGTERM, lambda *_: order.append("saves"))
+        if item == "warned":
+            signal.raise_signal(signal.SIGUSR2)
+        order.append("ends")
+        signal.signal(signal.SIGTERM, before)
+
+    def requeue(number: int, frame: object) -> None:
+        order.append("requeued")
+        if len(order) > 4:
+            raise errors.UncompletedJobError("too many times")
+
+    before = signal.signal(signal.SIGUSR2, requeue)
+    try:
+        job = multirun._OnCluster(work)
+        assert job("quiet") == ""
+        assert order == ["ends"]
+        signal.signal(signal.SIGUSR2, requeue)
+        assert job("warned") == ""
+        assert order[1:] == ["saves", "ends", "requeued"]
+        signal.signal(signal.SIGUSR2, requeue)
+        assert job("warned") == "too many times"
+        assert job.checkpoint("x").args == ("x",)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 def test_joblib_shares_the_machine_among_its_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
