@@ -191,6 +191,8 @@ def markdown(story: Story) -> str:
     for section in story.sections:
         if section.told:
             lines += ["", *_markdown_section(section)]
+    if not story.trainings:  # claims that measure attention alone
+        return "\n".join(lines) + "\n"
     lines += ["", "## Trainings", ""]
     shown = [[r.name, r.state, f"{r.steps:,}", f"{r.minutes:.1f}"] for r in story.trainings]
     lines += _markdown_table(["training", "state", "updates", "minutes"], shown)
@@ -293,9 +295,7 @@ $verdicts
 </tbody>
 </table>
 $sections
-<h2 id="trainings">Trainings</h2>
-<div class="wide">$trainings</div>
-<pre>$commands</pre>
+$trainings
 </body>
 </html>
 """
@@ -320,11 +320,18 @@ def page(story: Story, figures: Mapping[int, str]) -> str:
             for section in story.sections
             if section.told
         ),
-        trainings=_table(
-            ["training", "state", "updates", "minutes"],
-            [[r.name, r.state, f"{r.steps:,}", f"{r.minutes:.1f}"] for r in story.trainings],
-        ),
-        commands=escape("\n".join(row.command for row in story.trainings)),
+        trainings=_trainings(story.trainings) if story.trainings else "",
+    )
+
+
+def _trainings(rows: Sequence[TrainingRow]) -> str:
+    table = _table(
+        ["training", "state", "updates", "minutes"],
+        [[r.name, r.state, f"{r.steps:,}", f"{r.minutes:.1f}"] for r in rows],
+    )
+    commands = escape("\n".join(row.command for row in rows))
+    return (
+        f'<h2 id="trainings">Trainings</h2>\n<div class="wide">{table}</div>\n<pre>{commands}</pre>'
     )
 
 

@@ -128,6 +128,12 @@ def test_the_page_is_whole_and_stands_alone(folder: Path) -> None:
     assert "out of memory" in text
 
 
+def test_a_story_without_trainings_has_no_table_of_them(tmp_path: Path) -> None:
+    story = Story(title="Attention alone", facts=[], sections=[], trainings=[])
+    for path in write(tmp_path, story)[:2]:
+        assert "raining" not in path.read_text("utf-8")
+
+
 def test_the_json_has_every_number_of_every_figure(folder: Path) -> None:
     found = json.loads((folder / "report.json").read_text("utf-8"))
     first = found["claims"][0]
