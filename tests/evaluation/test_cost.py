@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -15,6 +19,7 @@ from nmt.evaluation.probes.cost import (
     Shape,
     Stopped,
     attention_cost,
+    cost_with_memory_kept,
     fused_error,
 )
 
@@ -62,14 +67,12 @@ def test_exponents_are_those_of_the_top_octaves() -> None:
 
 def test_a_kind_stops_before_the_limit() -> None:
     """At 256 two matrices of scores take 1 MiB; the fused kind goes on."""
-    told: list[CostRow | Stopped] = []
     found = attention_cost(
         ("explicit", "fused"),
         LENGTHS,
         memory_limit=2**20,
         shape=SHAPE,
         repeats=1,
-        on_row=told.append,
     )
     assert [row.length for row in found.rows if row.kind == "explicit"] == [64, 128]
     assert [row.length for row in found.rows if row.kind == "fused"] == list(LENGTHS)
@@ -78,9 +81,6 @@ def test_a_kind_stops_before_the_limit() -> None:
         ("explicit", 512, "memory"),
     ]
     assert found.stopped[1].estimate == pytest.approx(4 * 2 * 2 * 512**2, rel=0.1)
-    assert [(t.kind, t.length) for t in told] == [
-        (k, n) for k in ("explicit", "fused") for n in LENGTHS
-    ]
     assert "explicit" not in found.memory_exponents
 
 
@@ -118,3 +118,26 @@ def test_fused_is_explicit_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Shape, "call", off)
     assert fused_error(wrong, 100) > 1e-2
+
+
+def test_a_process_of_its_own_finds_the_same_bytes(report: CostReport) -> None:
+    before = dict(os.environ)
+    found = cost_with_memory_kept(LENGTHS[:2], memory_limit=2**30, shape=SHAPE, repeats=1)
+    assert [(row.kind, row.length, row.peak_bytes) for row in found.rows] == [
+        (row.kind, row.length, row.peak_bytes) for row in report.rows if row.length in LENGTHS[:2]
+    ]
+    assert dict(os.environ) == before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+def test_memory_that_was_released_is_not_zeroed_again() -> None:
+    """The second block of 64 MiB takes the pages of the first."""
+    code = (
+        "import resource\n"
+        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "a = bytearray(b'x') * 2**26; del a; before = faults(); a = bytearray(b'x') * 2**26\n"
+        "print(faults() - before)"
+    )
+    with cost._environment(cost.KEEPS_MEMORY):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert int(done.stdout) < 100

@@ -19,7 +19,7 @@ from nmt.commands.story.panels import bars, by_category, name_of, shown, table, 
 from nmt.config import Source
 from nmt.evaluation.anatomy import Anatomy, dissect
 from nmt.evaluation.claims import LONG
-from nmt.evaluation.probes.cost import KINDS, LENGTHS, CostReport, attention_cost
+from nmt.evaluation.probes.cost import KINDS, LENGTHS, CostReport, cost_with_memory_kept
 from nmt.evaluation.probes.length import LengthEffect, length_effect
 from nmt.evaluation.scores import by_length
 from nmt.evaluation.statistics import bootstrap_mean, plain
@@ -225,12 +225,8 @@ COST_NAMES = {
 def cost(bench: Bench) -> Numbers:
     """Time and memory of attention alone against length."""
     limit = _memory_limit()
-    found = attention_cost(
-        KINDS,
-        LENGTHS,
-        memory_limit=limit,
-        on_row=lambda row: bench.say(f"{row.kind} attention over {row.length:,} positions"),
-    )
+    bench.say(f"attention alone, up to {LENGTHS[-1]:,} positions")
+    found = cost_with_memory_kept(memory_limit=limit)
     exponents = {kind: plain(one) for kind, one in found.time_exponents.items()}
     stops = [
         f"{COST_NAMES[one.kind]} is not run at length {one.length:,}: {one.reason}"

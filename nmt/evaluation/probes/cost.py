@@ -12,8 +12,11 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +43,9 @@ TOP_OCTAVES = 3
 
 LONG_ENOUGH = 2.0
 """Seconds after which a length is not timed again."""
+
+KEEPS_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+"""Environment in which glibc keeps what is released; others do not read it."""
 
 METHODS = {
     "cpu": "most bytes allocated at once by PyTorch's CPU allocator, from its profiler's record of "
@@ -142,7 +148,6 @@ def attention_cost(
     shape: Shape = Shape(),
     repeats: int = 7,
     device: str = "cpu",
-    on_row: Callable[[CostRow | Stopped], None] | None = None,
 ) -> CostReport:
     """Each kind at each length, without gradients, in the precision fp32.
 
@@ -150,7 +155,6 @@ def attention_cost(
         memory_limit: bytes that a call may be foretold to take, such as half of what is free.
         seconds_limit: seconds that one call may be foretold to take.
         repeats: calls at each length, of which the fastest counts; fewer where they take seconds.
-        on_row: is told of each result as it comes.
 
     Raises:
         UserError: an unknown kind, or a device whose memory cannot be measured.
@@ -171,8 +175,6 @@ def attention_cost(
                 rows.append(last)
             else:
                 stopped.append(over)
-            if on_row is not None:
-                on_row(over or rows[-1])
     return CostReport(
         rows=tuple(rows),
         stopped=tuple(stopped),
@@ -183,6 +185,52 @@ def attention_cost(
         memory_limit=memory_limit,
         seconds_limit=seconds_limit,
     )
+
+
+def cost_with_memory_kept(
+    lengths: Sequence[int] = LENGTHS,
+    *,
+    memory_limit: int,
+    shape: Shape = Shape(),
+    repeats: int = 7,
+) -> CostReport:
+    """`attention_cost` in a process of its own, which keeps released memory as a GPU's would be.
+
+    glibc returns every block above 32 MiB to the system, and gets it back zeroed page by page. From
+    the length on where scores are that large a call would be timed together with that, and seem to
+    grow with more than the square of its length.
+    """
+    with (
+        _environment(KEEPS_MEMORY),
+        ProcessPoolExecutor(
+            1,
+            mp_context=get_context("spawn"),
+            initializer=torch.set_num_threads,
+            initargs=(torch.get_num_threads(),),
+        ) as apart,
+    ):
+        return apart.submit(
+            attention_cost,
+            lengths=lengths,
+            memory_limit=memory_limit,
+            shape=shape,
+            repeats=repeats,
+        ).result()
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """What processes started inside find in their environment."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def fused_error(shape: Shape = Shape(), length: int = 500, device: str = "cpu") -> float:
