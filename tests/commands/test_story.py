@@ -168,6 +168,8 @@ def test_time_left_counts_what_waits() -> None:
     steps = {"a": 100, "b": 100, "c": 100}
     assert time_left(states, steps, jobs=1) == 150
     assert time_left(states, steps, jobs=2) == 75
+    begun = {"a": states["a"], "b": State("running")}  # goes on at the pace of the others
+    assert time_left(begun, steps, jobs=2) == 100
     assert time_left({"c": State()}, steps, jobs=2) is None
 
 

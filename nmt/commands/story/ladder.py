@@ -283,8 +283,11 @@ def time_left(states: Mapping[str, State], steps: Mapping[str, int], jobs: int) 
     if not known:
         return None
     pace = sum(s.seconds for _, s in known) / sum(s.step for _, s in known)
-    running = [s for s in states.values() if s.status == "running"]
-    left = [s.seconds_left if s.seconds_left is not None else 0.0 for s in running]
+    left = [
+        pace * (steps[n] - s.step) if s.seconds_left is None else s.seconds_left
+        for n, s in states.items()
+        if s.status == "running"
+    ]
     waiting = [pace * steps[n] for n, s in states.items() if s.status == "waiting"]
     return max([*left, (sum(left) + sum(waiting)) / max(1, jobs)], default=0.0)
 
