@@ -17,6 +17,7 @@ ROOT = Path(nmt.__file__).parent
 # Room or file -> what of nmt it may import. The longest matching name counts.
 ALLOWED = {
     "errors": set(),
+    "allocator": set(),
     "config": {"errors"},
     "files": {"errors"},
     "presets": {"config", "errors"},
@@ -34,7 +35,7 @@ ALLOWED = {
     "translator": {"runs", "config", "decoding", "models", "data", "errors"},
     "commands": {
         *("commands", "cli", "completion", "compose", "config", "multirun", "runs"),
-        *("translator", "errors", "files"),
+        *("allocator", "translator", "errors", "files"),
         *("data", "models", "training", "decoding", "evaluation"),
     },
     "cli": {"config", "completion", "errors"},

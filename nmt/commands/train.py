@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from nmt import compose, runs
+from nmt.allocator import heap_kept
 from nmt.cli import Arguments
 from nmt.commands import begin
 from nmt.commands.validation import Validator
@@ -169,7 +170,7 @@ def trained(config: Config, run: Path, world: World, monitor: Monitor) -> Outcom
     )
     learner = make_learner(config, model, world, precision)
     place = run / "profile" if world.first else None
-    with profiled(config.train.profile_steps, place, world.device) as each_step:
+    with heap_kept(), profiled(config.train.profile_steps, place, world.device) as each_step:
         return train(
             learner,
             training_pairs(config, prepared, model),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from products import Product, Products, Recorder
 from worker import clock, serve
 
 from nmt import compose
+from nmt.allocator import heap_kept
 from nmt.commands.train import training_pairs
 from nmt.config import Config
 from nmt.data.batching import Epoch, TrainingPairs
@@ -59,6 +61,8 @@ class Training:
         self.epoch = pairs.epoch(0)
         self.cycle = min(cycle, len(self.epoch.plan))
         self.place = 0
+        self.kept = ExitStack()
+        self.kept.enter_context(heap_kept())  # to the end of the process, as in `nmt train`
         self.model.train()
 
     @classmethod

@@ -7,7 +7,7 @@
 #
 # DATA names the folder of the corpora, RUNS where runs go, STEPS how long each is trained.
 set -euo pipefail
-DATA=${DATA:-../shared/data} RUNS=${RUNS:-runs} STEPS=${STEPS:-1500} PYTHON=${PYTHON:-python}
+DATA=${DATA:-../shared/data} RUNS=${RUNS:-runs} STEPS=${STEPS:-3000} PYTHON=${PYTHON:-python}
 
 words() { # of one arm: tags and the weight of Tatoeba
   local captions="" everyday="" weight=1
