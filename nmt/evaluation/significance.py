@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from nmt.evaluation.scores import check_counts, make_metric
+from nmt.evaluation.statistics import Interval, bootstrap
 
 SAMPLES = 1_000
 """Bootstrap samples."""
@@ -87,19 +90,71 @@ def paired_tests(
             metric = {name: make_metric(name, target_language)}
             _, results = PairedTest(named, metric, lines, test_type=kind, n_samples=count)()
             tests.append(next(values for key, values in results.items() if key != "System"))
-        for one, system, bootstrap, shuffled in zip(
+        for one, system, resampled, shuffled in zip(
             found, systems, tests[0][1:], tests[1][1:], strict=True
         ):
             swaps = sum(a != b for a, b in zip(baseline, system, strict=True))
-            difference = float(bootstrap.score - tests[0][0].score)
+            difference = float(resampled.score - tests[0][0].score)
             equal = 2.0 ** (1 - swaps)
             one[name] = Paired(
-                score=float(bootstrap.score),
+                score=float(resampled.score),
                 difference=difference,
-                bootstrap=float(bootstrap.p_value) if difference else 1.0,
+                bootstrap=float(resampled.p_value) if difference else 1.0,
                 randomisation=min(1.0, float(shuffled.p_value) + equal) if difference else 1.0,
             )
     return found
+
+
+def bleu_difference(
+    system: Sequence[str],
+    baseline: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    target_language: str,
+    samples: int = SAMPLES,
+) -> Interval:
+    """BLEU of a system less that of a baseline, with the paired bootstrap's interval.
+
+    The same sentences are drawn for both (Koehn 2004).
+
+    Args:
+        references: one list of lines for each reference.
+        target_language: decides BLEU's tokenizer.
+
+    Raises:
+        UserError: no lines, or different numbers of lines.
+    """
+    for hypotheses in (system, baseline):
+        check_counts(hypotheses, references)
+    metric = make_metric("bleu", target_language)
+    order = metric.max_ngram_order
+
+    def counts(lines: Sequence[str]) -> np.ndarray:
+        """Of each sentence: n-grams that are right, all n-grams, both lengths."""
+        rows = []
+        for line, *texts in zip(lines, *references, strict=True):
+            one = metric.corpus_score([line], [[text] for text in texts])
+            rows.append([*one.counts, *one.totals, one.sys_len, one.ref_len])
+        return np.array(rows)
+
+    def bleu(sums: np.ndarray) -> float:
+        *ngrams, sys_len, ref_len = sums.tolist()
+        found = metric.compute_bleu(
+            correct=ngrams[:order],
+            total=ngrams[order:],
+            sys_len=sys_len,
+            ref_len=ref_len,
+            smooth_method=metric.smooth_method,
+            smooth_value=metric.smooth_value,
+            effective_order=metric.effective_order,
+            max_ngram_order=order,
+        )
+        return float(found.score)
+
+    ours, theirs = counts(system), counts(baseline)
+    return bootstrap(
+        lambda rows: bleu(ours[rows].sum(0)) - bleu(theirs[rows].sum(0)), len(system), samples
+    )
 
 
 def largest_losses(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any, Literal
@@ -168,6 +168,27 @@ def bootstrap_slope(
         told = spread > 0  # a sample of one x alone has no slope
         slopes.append((away * b[rows]).sum(1)[told] / spread[told])
     return _percentiles(slope, np.concatenate(slopes), len(a), confidence)
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], float],
+    n: int,
+    samples: int = SAMPLES,
+    seed: int = 1,
+    confidence: float = 0.95,
+) -> Interval:
+    """The percentile bootstrap of any function of the places of ``n`` observations.
+
+    Raises:
+        ValueError: no observations.
+    """
+    if n < 1:
+        raise ValueError("a bootstrap needs observations")
+    value = statistic(np.arange(n))
+    if n == 1:
+        return Interval(value, -math.inf, math.inf, 1, confidence)
+    drawn = [statistic(row) for rows in _draws(n, samples, seed) for row in rows]
+    return _percentiles(value, np.array(drawn), n, confidence)
 
 
 def _draws(n: int, samples: int, seed: int) -> Iterator[np.ndarray]:

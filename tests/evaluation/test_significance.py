@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import random
 
+import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
 from nmt.errors import UserError
-from nmt.evaluation.significance import largest_losses, paired_tests
+from nmt.evaluation.significance import bleu_difference, largest_losses, paired_tests
+from nmt.evaluation.statistics import bootstrap
 
 WORDS = [
     "a",
@@ -64,6 +66,25 @@ def test_they_are_those_of_sacrebleu(name: str) -> None:
     assert [one[name].score for one in found] == exact[1:]
     assert [one[name].difference for one in found] == [e - exact[0] for e in exact[1:]]
     assert found[0][name].randomisation > 0.01 > found[1][name].randomisation
+
+
+def test_the_interval_of_a_difference_draws_the_same_sentences_for_both() -> None:
+    """Corpus scores of drawn sentences by sacreBLEU itself; two references."""
+    baseline, system, other = spoilt(0.4, 1), spoilt(0.3, 2), spoilt(0.1, 4)
+    references = [REFERENCES, other]
+
+    def apart(rows: np.ndarray) -> float:
+        drawn = [[lines[i] for i in rows] for lines in (system, baseline, *references)]
+        ours, theirs = (BLEU().corpus_score(lines, drawn[2:]).score for lines in drawn[:2])
+        return float(ours - theirs)
+
+    found = bleu_difference(system, baseline, references, target_language="fr", samples=60)
+    expected = bootstrap(apart, len(system), samples=60)
+    assert found.value == pytest.approx(apart(np.arange(len(system))), abs=1e-9)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert found.low < found.value < found.high
+    same = bleu_difference(system, system, references, target_language="fr", samples=9)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
 def test_identical_systems_do_not_differ() -> None:

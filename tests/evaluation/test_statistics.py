@@ -11,6 +11,7 @@ import pytest
 
 from nmt.evaluation.statistics import (
     Interval,
+    bootstrap,
     bootstrap_mean,
     bootstrap_slope,
     equivalence,
@@ -52,6 +53,7 @@ def test_mean_of_three_seeds() -> None:
 
 def test_one_seed_says_nothing() -> None:
     assert mean_interval([3.0]) == Interval(3.0, -math.inf, math.inf, 1)
+    assert bootstrap(lambda rows: 3.0 + rows.sum(), 1) == bootstrap_mean([3.0])
     assert bootstrap_mean([3.0]) == Interval(3.0, -math.inf, math.inf, 1)
     with pytest.raises(ValueError, match="no values"):
         mean_interval([])
@@ -95,6 +97,8 @@ def test_bootstrap_repeats_by_seed() -> None:
     values = [rng.gauss(0, 1) for _ in range(30)]
     assert bootstrap_mean(values, 100, 3) == bootstrap_mean(values, 100, 3)
     assert bootstrap_mean(values, 100, 3) != bootstrap_mean(values, 100, 4)
+    found = bootstrap(lambda rows: float(np.array(values)[rows].mean()), len(values), 100, 3)
+    assert found == bootstrap_mean(values, 100, 3)
 
 
 def test_wilson_of_a_printed_example() -> None:

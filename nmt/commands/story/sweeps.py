@@ -18,6 +18,7 @@ from nmt.commands.story.panels import bars, by_category, name_of, points, shown,
 from nmt.evaluation.claims import BY_NUMBER, TRANSFER
 from nmt.evaluation.probes.noise import KINDS, SHARES, make_noisy, noise_effect
 from nmt.evaluation.scores import by_length
+from nmt.evaluation.significance import bleu_difference
 from nmt.evaluation.speed import training_speed
 from nmt.evaluation.statistics import (
     Interval,
@@ -81,16 +82,22 @@ INTERVALS = "Points are means over seeds with t intervals, or one seed with a bo
 
 
 def similarities(bench: Bench) -> Numbers:
-    """3: BLEU of each score; cosine minus dot over seeds."""
+    """3: BLEU of each score; cosine minus dot."""
+    language = bench.prepared().target_language
     differences = [
-        bench.quality("cosine", seed)["bleu"]["score"] - bench.quality("dot", seed)["bleu"]["score"]
+        bleu_difference(
+            bench.outputs("cosine", seed),
+            bench.outputs("dot", seed),
+            bench.test().references,
+            target_language=language,
+        )
         for seed in bench.seeds("cosine", "dot")
     ]
     rungs = asked(bench, 3)
     return {
-        "statistic": plain(mean_interval(differences)),
+        "statistic": over_seeds(differences),
         "counts": {"seeds": len(differences)},
-        "differences": differences,
+        "differences": [plain(one) for one in differences],
         **with_alignment(bench, rungs, _qualities(bench, rungs, INTERVALS)),
     }
 
