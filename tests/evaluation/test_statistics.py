@@ -7,6 +7,7 @@ import math
 import random
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from nmt.evaluation.statistics import (
