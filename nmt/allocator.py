@@ -1,4 +1,4 @@
-"""What the C library does with memory that PyTorch frees on a CPU."""
+"""What training on a CPU keeps in memory beside its tensors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,21 @@ from contextlib import contextmanager
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _LARGEST = 2**25  # glibc takes no larger threshold than this by itself
 _KEPT = 2**30
+
+
+_SHAPES = "64"
+
+
+def remember_few_shapes() -> None:
+    """Have oneDNN, and PyTorch around it, keep what they made for 64 shapes, if no one chose.
+
+    For every shape of a product in bfloat16 they make code and workspace, and keep 1,024 of them.
+    The shapes of a step come again in it, those of another step hardly ever, since batches have
+    different sizes: kept, they took 1.7 GB after 90 steps of a small Transformer, and held the heap
+    apart. The variables are read at the first such product of a process.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _SHAPES)
+    os.environ.setdefault("LRU_CACHE_CAPACITY", _SHAPES)
 
 
 @contextmanager

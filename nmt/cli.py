@@ -271,7 +271,8 @@ COMMANDS = {
             "seeds": "group (default): runs that differ only in their seed are one row, mean and"
             " standard deviation; each: a row for each run",
             "significance": "true (default): p by paired bootstrap and by paired approximate"
-            " randomisation; of seeds: the largest p of the pairs; false: leave it out",
+            " randomisation; of seeds: the largest p of the pairs, 1 where they disagree in"
+            " direction; false: leave it out",
             "worst": "N: the N sentences that lose most chrF (or what metric= has instead) against"
             " the baseline, with source, reference and both outputs",
             "force": "true: also runs with other test sets or signatures; their cells are marked *",

@@ -321,6 +321,7 @@ class GrammarConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, "data.grammar", self, "train", "valid", "test")
+        _at_least(0, "data.grammar", self, "seed")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -612,6 +613,8 @@ class Config:
     run: str | None = None
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"seed must be at least 0, got {self.seed}")
         endless = self.optim.schedule in (Schedule.cosine, Schedule.linear)
         if endless and self.train.max_steps is None:
             raise UserError(
@@ -669,5 +672,7 @@ class StoryConfig:
         for number in self.claims:
             if not 1 <= number <= 18:
                 raise UserError(f"story.claims: there is no claim {number}; they are 1 to 18")
+        if min(self.seeds, default=0) < 0:
+            raise UserError(f"story.seeds must be at least 0, got {min(self.seeds)}")
         if not self.seeds or not self.claims:
             raise UserError("story.claims and story.seeds must name at least one each")

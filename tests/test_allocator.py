@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from nmt.allocator import remember_few_shapes
 
 CODE = """
 import resource
@@ -44,3 +47,11 @@ def test_the_end_of_the_heap_stays_and_large_blocks_go() -> None:
     assert inside < 100
     assert after >= outside // 2, "trimmed again"
     assert freed > 10_000, "64 MiB are 16,384 pages"
+
+
+def test_what_was_chosen_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    remember_few_shapes()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
+    assert os.environ.pop("LRU_CACHE_CAPACITY") == "64"

@@ -74,6 +74,8 @@ def test_no_preset_repeats_a_default() -> None:
         (["width=3"], "did you mean 'model.width'"),
         (["attention=bahdanu"], "did you mean 'bahdanau'"),
         (["optim.schedule=cosin"], "did you mean 'cosine'"),
+        (["seed=-1"], "seed must be at least 0, got -1"),
+        (["data.grammar.seed=-1"], "data.grammar.seed must be at least 0"),
         (["model.dropout=3.5"], "model.dropout must be at least 0 and below 1"),
         (["model.dropout=abc"], "model.dropout"),
         (["model.width=1.5"], "model.width"),

@@ -157,6 +157,8 @@ def missing_scores(rows: Sequence[Row], split: str) -> list[str]:
 def test(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
     """Put both tests' p-values into the rows; those of several seeds are the largest ones.
 
+    A p-value knows no direction: seeds that differ from the baseline in both have p = 1.
+
     Returns:
         A line for each run whose translations give another score than was written down.
     """
@@ -184,8 +186,9 @@ def test(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
     for row in rows[1:]:
         for name, mean in row.scores.items():
             if tests := [one[name] for one in results.get(row.label, [])]:
-                mean.bootstrap = max(one.bootstrap for one in tests)
-                mean.randomisation = max(one.randomisation for one in tests)
+                agree = len({one.difference > 0 for one in tests}) == 1
+                mean.bootstrap = max(one.bootstrap for one in tests) if agree else 1.0
+                mean.randomisation = max(one.randomisation for one in tests) if agree else 1.0
     return notes
 
 

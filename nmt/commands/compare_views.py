@@ -161,7 +161,8 @@ def footnotes(found: Comparison) -> list[str]:
     if any(len(row.sides) > 1 for row in found.rows):
         lines.append(
             "Several seeds: mean and sample standard deviation (std) of n runs; each seed is tested"
-            " against the baseline's run of that seed, or its first, and p is the largest of them."
+            " against the baseline's run of that seed, or its first, and p is the largest of them,"
+            " or 1 where they differ in opposite directions."
         )
     lines += [f"* not comparable: {row.mark}" for row in found.rows if row.mark]
     for name in found.metrics:

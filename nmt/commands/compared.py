@@ -92,7 +92,8 @@ class Mean:
     difference: float | None = None
     bootstrap: float | None = None
     randomisation: float | None = None
-    """Against the baseline; p-values of several seeds are the largest of the pairs."""
+    """Against the baseline; p-values of several seeds are the largest of the pairs,
+    and 1 where seeds differ from it in opposite directions."""
 
 
 @dataclass(kw_only=True)

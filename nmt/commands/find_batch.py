@@ -92,22 +92,26 @@ def main(arguments: Arguments) -> int:
     if limit < longest:
         raise UserError(f"most={limit}: the longest pair alone has {longest} tokens; raise it")
     print(f"  {'batch_tokens':>12}  {'peak GiB':>8}  {'real tokens/s':>13}")
+    largest = max(limit // STEP, -(-longest // STEP)) * STEP
     try:
-        found = search(bench, least=longest, most=max(limit // STEP, -(-longest // STEP)) * STEP)
+        found = search(bench, least=longest, most=largest)
     finally:
         bench.memory.close()
-    return conclude(found, bench)
+    return conclude(found, bench, largest)
 
 
-def conclude(found: int, bench: Bench) -> int:
-    """Say what fits and what pays, as words to type."""
+def conclude(found: int, bench: Bench, largest: int) -> int:
+    """Say what fits and what pays, as words to type; ``largest`` is where the search ended."""
     said = f"{1 - MARGIN:.0%} of {bench.memory.budget / GIB:.1f} GiB"
     if not found:
         raise UserError(
             f"not even the longest pair fits into {said}: a smaller model, train.precision=bf16, "
             "or shorter sentences (data.filters.max_words)"
         )
-    print(f"The largest that fits into {said}: train.batch_tokens={found}")
+    if found == largest:
+        print(f"train.batch_tokens={found} fits into {said}; nothing larger was tried (most=)")
+    else:
+        print(f"The largest that fits into {said}: train.batch_tokens={found}")
     speeds = {trial.size: trial.speed for trial in bench.trials if trial.fits and trial.speed}
     best = max(speeds.values())
     enough = min(size for size, speed in speeds.items() if speed >= PAYS * best)

@@ -184,6 +184,8 @@ class Work:
     """Whether a job's own progress stays in its log.jsonl."""
     detached: bool
     """Whether jobs are a cluster's, which may stop one of them and leave the others."""
+    parent: int | None = None
+    """The process of the sweep, if its other processes shall stop once it was killed."""
 
     def __call__(self, job: Job) -> None:
         if stop_file(self.folder).exists():
@@ -210,7 +212,11 @@ class Work:
         try:
             if self.threads is not None:
                 torch.set_num_threads(self.threads)
-            with interruptible(stop_file(self.folder)), join() as world, runs.owned(job.run):
+            with (
+                interruptible(stop_file(self.folder), self.parent),
+                join() as world,
+                runs.owned(job.run),
+            ):
                 world = world.on(config.train.device.value)
                 if self.quiet:
                     with open(os.devnull, "w", encoding="utf-8") as nowhere:
@@ -241,13 +247,14 @@ def stop_file(folder: Path) -> Path:
 
 
 @contextmanager
-def interruptible(stop: Path) -> Iterator[None]:
-    """Inside, SIGTERM and the file ``stop`` are what Ctrl-C is."""
+def interruptible(stop: Path, parent: int | None = None) -> Iterator[None]:
+    """Inside, SIGTERM, the file ``stop`` and the loss of the parent process are what Ctrl-C is."""
     done = threading.Event()
+    child = parent not in (None, os.getpid())
 
     def watch() -> None:
         while not done.wait(1.0):
-            if stop.exists():
+            if stop.exists() or (child and os.getppid() != parent):
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 

@@ -162,6 +162,7 @@ class Sweep:
             threads=max(1, torch.get_num_threads() // together) if together > 1 else None,
             quiet=self.plan.launcher == "joblib",
             detached=self.plan.launcher.startswith("submitit"),
+            parent=os.getpid() if self.plan.launcher == "joblib" else None,
         )
         try:
             gone = self.plan.launch(work, batch, str(self.folder), lambda: self.stopped)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from nmt import compose, runs
-from nmt.allocator import heap_kept
+from nmt.allocator import heap_kept, remember_few_shapes
 from nmt.cli import Arguments
 from nmt.commands import begin
 from nmt.commands.validation import Validator
@@ -142,6 +142,7 @@ def train_run(config: Config, run: Path, world: World, monitor: Monitor | None =
 
 def trained(config: Config, run: Path, world: World, monitor: Monitor) -> Outcome:
     """`train_run`, told to a monitor."""
+    remember_few_shapes()
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     if world.first:

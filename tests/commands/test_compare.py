@@ -209,6 +209,25 @@ def test_seeds_become_mean_and_spread(
     assert [row["seeds"] for row in again["rows"]] == [[1, 2], [1]]
 
 
+def test_seeds_that_contradict_each_other_prove_nothing(
+    tmp_path: Path, prepared: Prepared, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One seed is better than the baseline, the other worse, each beyond doubt."""
+    for name, shares in (("one", (0.3, 0.3)), ("other", (0.0, 0.7))):
+        for seed, share in enumerate(shares, start=1):
+            more = {"dropout": 0.2} if name == "other" else {}
+            make(tmp_path / f"{name}-s{seed}", prepared, spoilt(share, seed), seed=seed, **more)
+    each = [
+        report(capsys, *(tmp_path / f"{name}-s{seed}" for name in ("one", "other")), "metric=chrf")
+        for seed in (1, 2)
+    ]
+    apart = [found["rows"][1]["scores"]["chrf"] for found in each]
+    assert all(one["p_randomisation"] < 0.1 for one in apart)
+    grouped = report(capsys, *sorted(tmp_path.iterdir()), "metric=chrf")["rows"][1]
+    assert grouped["scores"]["chrf"]["p_randomisation"] == 1.0
+    assert grouped["scores"]["chrf"]["p_bootstrap"] == 1.0
+
+
 def test_other_test_sets_and_signatures_are_refused_or_marked(
     tmp_path: Path, prepared: Prepared, capsys: pytest.CaptureFixture[str]
 ) -> None:

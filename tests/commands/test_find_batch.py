@@ -85,7 +85,8 @@ def test_a_real_run_on_the_cpu(trained: Path, capsys: pytest.CaptureFixture[str]
     rows = [line.split() for line in out.splitlines()[1:] if line.startswith("  ")]
     assert [int(size) for size, *_ in rows] == [512, 1024]
     assert all(float(peak) > 0.1 and float(speed.replace(",", "")) > 0 for _, peak, speed in rows)
-    assert "train.batch_tokens=1024" in out
+    assert "train.batch_tokens=1024 fits into" in out
+    assert "nothing larger was tried" in out
     assert set(Path(trained).rglob("*")) == before
     # Nothing fits into no memory: said after the first size, which is the smallest.
     assert cli.main(["find-batch", f"run={trained}", "memory=0.01"]) == 1

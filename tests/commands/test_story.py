@@ -222,6 +222,7 @@ def test_scale_claims_and_predecessors(tmp_path: Path) -> None:
         (["story.clams=[1]"], "did you mean 'story.claims'"),
         (["story.claims=[1,19]"], "there is no claim 19"),
         (["story.claims=[]"], "at least one"),
+        (["story.seeds=[1,-2]"], "story.seeds must be at least 0, got -2"),
         (["story.jobs=0"], "story.jobs must be at least 1"),
         (["story.scale=-1"], "story.scale must be above 0"),
         (["story.scale=x"], "scale"),
