@@ -158,12 +158,14 @@ class Plan:
         items: Sequence[Any],
         folder: str,
         stopped: Callable[[], bool],
+        report: Callable[[str], None],
     ) -> dict[int, str]:
         """Have the launcher call ``work`` on every item, here or in other processes.
 
         Args:
             folder: where submitit keeps its scripts and logs, in ``.submitit``.
             stopped: whether the sweep was interrupted, so that what has not begun never will.
+            report: is told what a cluster did with the jobs.
 
         Returns:
             Of items that a cluster killed or sent away, by their place: why.
@@ -173,7 +175,7 @@ class Plan:
         """
         try:
             if self.launcher.startswith("submitit"):
-                return self._submit(work, items, folder, stopped)
+                return self._submit(work, items, folder, stopped, report)
             self._launch(work, items)
         except Exception as error:  # each launcher has its own kinds
             raise UserError(f"hydra/launcher={self.launcher}: {error}") from error
@@ -205,6 +207,7 @@ class Plan:
         items: Sequence[Any],
         folder: str,
         stopped: Callable[[], bool],
+        report: Callable[[str], None],
     ) -> dict[int, str]:
         """With the settings of Hydra's launcher but without it: a killed job ends its waiting."""
         import submitit
@@ -221,13 +224,14 @@ class Plan:
             **{k if k in COMMON else f"{kind}_{k}": value for k, value in options.items()}
         )
         jobs = executor.map_array(_OnCluster(work), items)
+        report(f"submitted as {', '.join(j.job_id for j in jobs)}; logs: {folder}/.submitit")
         asked = False
         while not all(job.done(force_check=asked) for job in jobs):
             if stopped() and not asked:
                 asked = True  # those that train see it themselves, and save
                 if kind == "slurm":
                     waiting = ["scancel", "--state=PENDING", *(job.job_id for job in jobs)]
-                    subprocess.run(waiting, check=False)
+                    subprocess.run(waiting, check=False, capture_output=True)
             time.sleep(1)
         lost = {}
         for place, job in enumerate(jobs):

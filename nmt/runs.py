@@ -74,15 +74,18 @@ def differences(stored: Config, typed: Config, words: Sequence[str]) -> list[str
     """
     old, new = compose.flat(stored), compose.flat(typed)
     heads = [word.lstrip("+~").partition("=")[0] for word in words]
-    everything = any(head in compose.EXTRA_GROUPS for head in heads)
+    whole = [word for word, head in zip(words, heads, strict=True) if head in compose.EXTRA_GROUPS]
 
-    def said(key: str) -> bool:
-        return everything or any(key == head or key.startswith(f"{head}.") for head in heads)
+    def typed_itself(key: str) -> bool:
+        return any(key == head or key.startswith(f"{head}.") for head in heads)
 
     return [
-        f"{key} is {old[key]!r}, you typed {new[key]!r}"
+        f"{key} is {old[key]!r}, "
+        f"{'you typed' if typed_itself(key) else f'{whole[0]} comes with'} {new[key]!r}"
         for key in new
-        if said(key) and key not in ("run", *MAY_CHANGE) and old.get(key) != new[key]
+        if key not in ("run", *MAY_CHANGE)
+        and (whole or typed_itself(key))
+        and old.get(key) != new[key]
     ]
 
 
@@ -187,7 +190,8 @@ def stored_config(run: Path) -> Config:
         UserError: it is no run directory.
     """
     if not run.is_dir():
-        raise UserError(f"{run}: no such run directory{_others(run)}")
+        several = "; several runs are run=[a,b]" if "," in str(run) else ""
+        raise UserError(f"{run}: no such run directory{several or _others(run)}")
     check_tree(run)
     return compose.load(run / "config.yaml")
 

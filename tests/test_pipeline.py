@@ -244,6 +244,9 @@ def test_a_run_of_another_configuration_is_refused(
     status, _, err = nmt(capsys, "train", "debug=tiny", f"run={run}", "model.dropout=0.5")
     assert status == 1
     assert "model.dropout is 0.1, you typed 0.5" in err
+    err = nmt(capsys, "train", "debug=overfit", f"run={run}")[2]
+    assert "debug=overfit comes with" in err
+    assert "you typed" not in err
     assert files(run) == before
 
 

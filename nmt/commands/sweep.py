@@ -165,7 +165,7 @@ class Sweep:
             parent=os.getpid() if self.plan.launcher == "joblib" else None,
         )
         try:
-            gone = self.plan.launch(work, batch, str(self.folder), lambda: self.stopped)
+            gone = self.plan.launch(work, batch, str(self.folder), lambda: self.stopped, say)
         except UserError as error:
             # joblib loses all its processes when one is killed; others tell us less.
             records = self.records.read()

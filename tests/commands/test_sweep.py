@@ -352,7 +352,9 @@ def test_jobs_of_submitit_are_awaited_when_one_of_them_is_killed(
         "import os; os._exit(9)",
         f"import time; time.sleep(1); open({str(tmp_path / 'done')!r}, 'w')",
     ]
-    lost = plan.launch(exec, codes, str(folder), lambda: False)
+    told: list[str] = []
+    lost = plan.launch(exec, codes, str(folder), lambda: False, told.append)
+    assert [text.split()[:2] for text in told] == [["submitted", "as"]]
     assert (tmp_path / "done").exists()
     assert list(lost) == [0]
     assert f"its log: {folder}/.submitit/" in lost[0]
