@@ -32,7 +32,9 @@ Panel = Mapping[str, Any]
 
 WIDTH = 5.0  # inches
 FONT = 9.0  # points
-TITLE = 48  # characters of a line of a title: labels of rows take up to a fifth of the width
+LINE = 48  # characters of a line of a title
+LABELLED = 38  # where labels of rows stand beside the panel
+LEGEND_ROW = 1.4 * FONT  # points
 MARKERS = "osD^vPX*"
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2)), (0, (3, 3)))
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "+++", "ooo", "---")
@@ -67,8 +69,11 @@ def draw(panels: Sequence[Panel]) -> Figure:
             KINDS[panel["kind"]](axes, panel)
             axes.set_xlabel(panel.get("x_label", ""))
             axes.set_ylabel(panel.get("y_label", ""))
-            title = textwrap.fill(panel.get("title", ""), TITLE)
-            axes.set_title(title, fontsize=FONT, loc="left", fontweight="bold")
+            title = textwrap.fill(panel.get("title", ""), _line(panel))
+            legend = axes.get_legend()
+            names = len(legend.get_texts()) if legend else 0
+            above = 7.0 + math.ceil(names / _columns(panel)) * LEGEND_ROW
+            axes.set_title(title, fontsize=FONT, loc="left", fontweight="bold", pad=above)
     return figure
 
 
@@ -100,6 +105,17 @@ def svg(panels: Sequence[Panel], prefix: str, label: str) -> str:
         text,
         count=1,
     ).strip()
+
+
+def _line(panel: Panel) -> int:
+    """Characters that fit over a panel."""
+    return LABELLED if "rows" in panel else LINE
+
+
+def _columns(panel: Panel) -> int:
+    """Columns of the legend, each of which takes a sign of six characters beside the name."""
+    names = sorted(len(series.get("name", "")) for series in panel.get("series", ()))
+    return 2 if sum(names[-2:]) + 12 <= _line(panel) + 4 else 1
 
 
 def _height(panel: Panel) -> float:
@@ -251,8 +267,8 @@ def _finish(axes: Axes, panel: Panel, *, vertical: bool = False) -> None:
     if len(names) > 1 or panel.get("legend"):
         axes.legend(
             loc="lower left",
-            bbox_to_anchor=(0.0, 1.08 if panel.get("title") else 1.0),
-            ncols=2,
+            bbox_to_anchor=(0.0, 1.0),
+            ncols=_columns(panel),
             frameon=False,
             fontsize=FONT - 1,
             handlelength=4,
