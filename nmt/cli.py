@@ -47,15 +47,17 @@ MASKED = "attention.masked_heads"
 class Command:
     """One word of the command line.
 
-    ``own`` maps the keys that belong to the command alone to their help; ``words`` names the
-    configuration keys it accepts (``group.*`` for a whole section); ``positional`` the keys that
-    words without ``=`` fill, in order (the last one again and again where ``many``).
+    ``own`` maps the keys that belong to the command alone to their help, ``values`` those that
+    have a few values to them, the default first; ``words`` names the configuration keys it accepts
+    (``group.*`` for a whole section); ``positional`` the keys that words without ``=`` fill, in
+    order (the last one again and again where ``many``).
     """
 
     summary: str
     usage: str
     examples: tuple[str, ...]
     own: dict[str, str] = field(default_factory=dict)
+    values: dict[str, tuple[str, ...]] = field(default_factory=dict)
     words: tuple[str, ...] = ()
     flags: dict[str, str] = field(default_factory=dict)
     positional: tuple[str, ...] = ()
@@ -65,6 +67,8 @@ class Command:
 _RUN = {"run": "the run directory", "checkpoint": "best (default), last, average or step-N"}
 _RUNS = _RUN | {"run": "the run directory; [A,B,…]: an ensemble, the mean of their probabilities"}
 _TAG = {"tag": "a tag of the training data to put in front of each source, as bt for <bt>"}
+_CHECKPOINTS = {"checkpoint": ("best", "last", "average")}
+_SPLITS = {"split": ("test", "valid", "train")}
 _EVERYTHING = ("data", "tokenizer", "model", "attention", "optim", "train", "search")
 
 COMMANDS = {
@@ -102,9 +106,11 @@ COMMANDS = {
             "data.root": "the folder in which corpus files lie",
             "data.cache": "the folder for prepared data",
         },
+        values={"impossible": ("refuse", "skip")},
         words=(
             *(*_EVERYTHING, *(f"{g}.*" for g in _EVERYTHING), "experiment", "debug", "seed"),
             *("sweep", "hydra/launcher", "hydra/sweeper", "hydra/sweeper/sampler"),
+            *("hydra.launcher.*", "hydra.sweeper.*"),
         ),
         flags={
             "-m": "a sweep: a run for each combination of values a,b,c; run= is their folder",
@@ -155,6 +161,12 @@ COMMANDS = {
             "data.root": "the folder in which corpus files lie",
             "data.cache": "the folder for prepared data",
         },
+        values={
+            **_CHECKPOINTS,
+            **_SPLITS,
+            "tokenized": ("false", "true"),
+            "format": ("text", "json"),
+        },
         words=(*SEARCH, *DEVICE, MASKED),
         positional=("run",),
     ),
@@ -175,6 +187,7 @@ COMMANDS = {
             "prefix": "a file of forced beginnings of the translations, one a line",
             "format": "text (default) or jsonl: scores, n-best, alignment",
         },
+        values={**_CHECKPOINTS, "format": ("text", "jsonl")},
         words=(*SEARCH, *DEVICE, MASKED, "seed"),
         positional=("run", "text"),
     ),
@@ -213,6 +226,19 @@ COMMANDS = {
             "data.root": "the folder in which corpus files lie, for split=",
             "data.cache": "the folder for prepared data, for split=",
         },
+        values={
+            **_CHECKPOINTS,
+            **_SPLITS,
+            "format": ("pharaoh", "json", "text"),
+            "layer": ("mean", "all"),
+            "head": ("mean", "all"),
+            "row": ("predicts", "reads"),
+            "choose": ("dev",),
+            "rule": ("target", "source", "intersection", "union"),
+            "table": ("false", "true"),
+            "words": ("true", "false"),
+            "eos": ("drop", "keep"),
+        },
         words=(*SEARCH, *DEVICE, MASKED),
         positional=("run", "text"),
     ),
@@ -221,6 +247,7 @@ COMMANDS = {
         usage="nmt score run=RUN source=FILE target=FILE",
         examples=("nmt score run=runs/mine source=in.en target=in.fr",),
         own={**_RUNS, **_TAG, "source": "a file of sentences", "target": "their translations"},
+        values={**_CHECKPOINTS},
         words=(*DEVICE, MASKED),
         positional=("run",),
     ),
@@ -244,6 +271,7 @@ COMMANDS = {
             "story.scale": "all numbers of updates times this",
             "story.sentences": "test sentences that are measured; default all",
         },
+        values={"story.budget": ("default", "full")},
         words=("data", "data.*", "train.device", "train.precision"),
         flags={"--dry-run": "show what would be trained; write nothing"},
         positional=("run",),
@@ -253,6 +281,7 @@ COMMANDS = {
         usage="nmt info run=RUN",
         examples=("nmt info run=runs/mine", "nmt info run=runs/mine format=json"),
         own={"run": "the run directory", "format": "text (default) or json"},
+        values={"format": ("text", "json")},
         positional=("run",),
     ),
     "compare": Command(
@@ -279,6 +308,14 @@ COMMANDS = {
             "format": "text (default), markdown, csv or json; csv with worst= lists the sentences",
             "data.cache": "the folder of prepared data, which holds the references",
         },
+        values={
+            **_SPLITS,
+            "metric": ("bleu", "chrf", "ter"),
+            "seeds": ("group", "each"),
+            "significance": ("true", "false"),
+            "force": ("false", "true"),
+            "format": ("text", "markdown", "csv", "json"),
+        },
         positional=("run",),
         many=True,
     ),
@@ -293,6 +330,11 @@ COMMANDS = {
             "sort": "age (default, newest first), score (best first) or path",
             "format": "text (default), json or csv",
         },
+        values={
+            "state": ("all", "running", "finished", "stopped", "failed", "damaged"),
+            "sort": ("age", "score", "path"),
+            "format": ("text", "json", "csv"),
+        },
         positional=("folder",),
     ),
     "completion": Command(
@@ -303,6 +345,7 @@ COMMANDS = {
             "nmt completion fish > ~/.config/fish/completions/nmt.fish",
         ),
         own={"shell": "bash (default), zsh or fish"},
+        values={"shell": ("bash", "zsh", "fish")},
         positional=("shell",),
     ),
 }
@@ -348,7 +391,11 @@ class Arguments:
         return found[0]
 
     def choice(self, key: str, *names: str) -> str:
-        """The value of an own key that comes from a closed set; the first name is the default."""
+        """The value of an own key with a closed set of them, the first of which is the default.
+
+        The set is that of `Command.values`, which the shell offers, or ``names``.
+        """
+        names = names or COMMANDS[self.command].values[key]
         value = self.own.get(key, names[0])
         if value not in names:
             near = difflib.get_close_matches(value, names, n=1, cutoff=0.0)

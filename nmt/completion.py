@@ -67,20 +67,10 @@ complete --command nmt --no-files --arguments '(__nmt_complete)'
 """,
 }
 
-VALUES = {
-    "shell": tuple(SCRIPTS),
-    "split": ("train", "valid", "test"),
-    "format": ("text", "json", "jsonl", "pharaoh"),
-    "checkpoint": ("best", "last", "average"),
-    "table": ("true", "false"),
-    "words": ("true", "false"),
-    "tokenized": ("true", "false"),
-}
-"""Own keys of commands that have a few values."""
 PATHS = (
     *("run", "input", "output", "source", "target", "prefix", "bitext", "gold", "hypotheses"),
-    *("references", "data.root", "data.cache", "data.train", "data.valid", "data.test"),
-    *("data.alignments", "train.init_from"),
+    *("references", "baseline", "folder", "data.root", "data.cache", "data.train", "data.valid"),
+    *("data.test", "data.alignments", "train.init_from"),
 )
 """Keys whose value is a file or a folder."""
 
@@ -103,14 +93,14 @@ def complete(typed: Sequence[str]) -> list[str]:
         return [f"{key}={word}" for word in values(key, value, command)]
     found = fitting(keys(command, last), last)
     for bare in command.positional[:1]:  # words without a key
-        found += fitting(VALUES.get(bare, ()), last)
+        found += fitting(command.values.get(bare, ()), last)
         found += paths(last) if last and bare in PATHS else []
     return found
 
 
 def keys(command: Command, begun: str) -> list[str]:
     """The command's keys, of the configuration one level at a time: ``model=``, ``model.``."""
-    leaves = presets.keys()
+    leaves = (*presets.keys(), *presets.SETTING_KEYS)
     found = [f"{key}=" for key in command.own]
     for word in command.words:
         if not word.endswith(".*"):
@@ -133,14 +123,14 @@ def values(key: str, begun: str, command: Command) -> list[str]:
     """Values of a key; of several with commas between them (a sweep), the last is completed."""
     kind = presets.keys().get(key.lstrip("+"))
     names: Iterable[str] = ()
-    if key in (*presets.GROUPS, *presets.EXTRA_GROUPS):
+    if key in (*presets.GROUPS, *presets.EXTRA_GROUPS, *presets.SETTINGS, "sweep"):
         names = presets.options(key)
     elif enum := presets.enum_of(kind):
         names = [member.value for member in enum]
     elif kind is bool or (typing.get_args(kind) and bool in typing.get_args(kind)):
         names = ("true", "false")
-    elif key in command.own and key in VALUES:
-        names = VALUES[key]
+    elif key in command.values:
+        names = command.values[key]
     elif key in PATHS:
         return paths(begun)
     done, comma, last = begun.rpartition(",")

@@ -43,6 +43,20 @@ GROUPS: dict[str, type] = {
 EXTRA_GROUPS = ("experiment", "debug")
 """Groups whose files set keys of any section."""
 
+SETTINGS = {
+    "hydra/launcher": ["basic", "joblib", "submitit_local", "submitit_slurm"],
+    "hydra/sweeper": ["basic", "optuna"],
+    "hydra/sweeper/sampler": ["random", "tpe"],
+}
+"""Groups of Hydra's own that a sweep may choose from; `nmt[sweep]` brings all but ``basic``."""
+
+SETTING_KEYS = (
+    *("hydra.launcher.n_jobs", "hydra.launcher.partition", "hydra.launcher.timeout_min"),
+    *("hydra.launcher.signal_delay_s", "hydra.launcher.max_num_timeout"),
+    *("hydra.sweeper.n_trials", "hydra.sweeper.n_jobs", "hydra.sweeper.sampler.seed"),
+)
+"""Keys of some of them, which are those most typed; Hydra knows the rest."""
+
 LABELS = {"data": "name", "model": "name", "attention": "preset"}
 """The key in which a section says which preset it is; runs are named by it."""
 
@@ -82,6 +96,8 @@ def config_folders() -> list[Path]:
 
 def options(group: str) -> list[str]:
     """Names that may be chosen in a group, sorted."""
+    if group in SETTINGS:
+        return SETTINGS[group]
     return sorted({f.stem for folder in config_folders() for f in (folder / group).glob("*.yaml")})
 
 

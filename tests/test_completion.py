@@ -6,12 +6,17 @@ import shlex
 import shutil
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 
-from nmt import cli
+from nmt import cli, presets
 from nmt.completion import SCRIPTS, complete
+from nmt.decoding.align import Rule
+from nmt.decoding.views import ROWS
+from nmt.evaluation.scores import METRICS
+from nmt.training.status import STATES
 
 
 @pytest.fixture
@@ -51,6 +56,22 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["evaluate", "ru"], ["run=", "runs/"]),
         (["evaluate", "split=t"], ["split=test", "split=train"]),
         (["completion", "z"], ["zsh"]),
+        (["compare", "format="], ["format=csv", "format=json", "format=markdown", "format=text"]),
+        (["translate", "format=j"], ["format=jsonl"]),
+        (["runs", "sort="], ["sort=age", "sort=path", "sort=score"]),
+        (["runs", "state=f"], ["state=failed", "state=finished"]),
+        (["runs", "runs/s"], ["runs/second/"]),
+        (["compare", "metric=bleu,c"], ["metric=bleu,chrf"]),
+        (["compare", "baseline=runs/s"], ["baseline=runs/second/"]),
+        (["align", "eos="], ["eos=drop", "eos=keep"]),
+        (["train", "impossible="], ["impossible=refuse", "impossible=skip"]),
+        (["train", "-m", "sweep=l"], ["sweep=learning_rate"]),
+        (["train", "-m", "hydra/launcher=j"], ["hydra/launcher=joblib"]),
+        (["train", "hydra/sweeper="], ["hydra/sweeper=basic", "hydra/sweeper=optuna"]),
+        (["train", "hydra/sweeper/sampler=t"], ["hydra/sweeper/sampler=tpe"]),
+        (["train", "hydra."], ["hydra.launcher.", "hydra.sweeper."]),
+        (["train", "hydra.sweeper.n_t"], ["hydra.sweeper.n_trials="]),
+        (["train", "hydra.sweeper.s"], ["hydra.sweeper.sampler."]),
         (["train", "seed="], []),
         (["score", "mod"], []),  # no key of this command
     ],
@@ -64,6 +85,26 @@ def test_everything_offered_can_be_typed(here: Path) -> None:
         for word in complete([name, ""]):
             if word.endswith("="):
                 cli.parse(name, [f"{word}1"])
+
+
+def test_values_are_those_that_the_commands_take(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Commands read them from the same place; some have them from code that Tab cannot import."""
+    assert cli.COMMANDS["runs"].values["state"][1:] == STATES
+    assert cli.COMMANDS["compare"].values["metric"] == METRICS
+    assert cli.COMMANDS["align"].values["rule"] == typing.get_args(Rule)
+    assert cli.COMMANDS["align"].values["row"] == ROWS
+    assert cli.COMMANDS["completion"].values["shell"] == tuple(SCRIPTS)
+    assert cli.COMMANDS["story"].values["story.budget"] == tuple(presets.options("story"))
+    assert all(set(command.values) <= set(command.own) for command in cli.COMMANDS.values())
+    for key in cli.COMMANDS["runs"].values:
+        for word in complete(["runs", f"{key}="]):
+            assert cli.main(["runs", word]) == 0
+    for key in cli.COMMANDS["compare"].values:
+        for word in complete(["compare", f"{key}="]):
+            assert cli.main(["compare", "a", "b", word]) == 1
+            assert "a: no such run directory" in capsys.readouterr().err
 
 
 def test_the_entry_is_light() -> None:

@@ -29,11 +29,11 @@ from nmt.evaluation.significance import Paired, largest_losses, paired_tests
 
 
 def main(arguments: Arguments) -> int:
-    form = arguments.choice("format", "text", "markdown", "csv", "json")
+    form = arguments.choice("format")
     metrics = chosen_metrics(arguments.own.get("metric", "bleu,chrf"))
-    tested = arguments.choice("significance", "true", "false") == "true"
-    alone = arguments.choice("seeds", "group", "each") == "each"
-    force = arguments.choice("force", "false", "true") == "true"
+    tested = arguments.choice("significance") == "true"
+    alone = arguments.choice("seeds") == "each"
+    force = arguments.choice("force") == "true"
     count = whole_number("worst", arguments.own.get("worst", "0"))
     split = arguments.own.get("split", "test")
     sides, left_out = read_sides(arguments, split)

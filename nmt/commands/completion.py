@@ -7,5 +7,5 @@ from nmt.completion import SCRIPTS
 
 
 def main(arguments: Arguments) -> int:
-    print(SCRIPTS[arguments.choice("shell", *SCRIPTS)].strip())
+    print(SCRIPTS[arguments.choice("shell")].strip())
     return 0

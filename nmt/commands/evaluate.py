@@ -46,7 +46,7 @@ def main(arguments: Arguments) -> int:
         if found is None:
             return 0  # rank 0 has all results, and says them
         record = found
-    if arguments.choice("format", "text", "json") == "json":
+    if arguments.choice("format") == "json":
         print(json.dumps(record, ensure_ascii=False, indent=1))
     return 0
 
@@ -56,7 +56,7 @@ def _of_files(arguments: Arguments, given: str) -> dict[str, Any]:
         raise UserError("hypotheses=FILE needs references=FILE (several with commas between)")
     hypotheses = read_file(given)
     references = [read_file(path) for path in arguments.own["references"].split(",")]
-    if arguments.choice("tokenized", "false", "true") == "true":
+    if arguments.choice("tokenized") == "true":
         found = {"tok_bleu_lc": tok_bleu_lc(hypotheses, references)}
     else:
         language = arguments.own.get("language", "")

@@ -16,7 +16,7 @@ from nmt.training.index import read_index
 
 def main(arguments: Arguments) -> int:
     facts = gather(arguments.run())
-    if arguments.choice("format", "text", "json") == "json":
+    if arguments.choice("format") == "json":
         print(json.dumps(facts, ensure_ascii=False, indent=1))
         return 0
     width = max(map(len, facts))

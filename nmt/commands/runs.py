@@ -15,13 +15,13 @@ from nmt.cli import Arguments
 from nmt.commands.table import Table
 from nmt.errors import UserError
 from nmt.training.index import LOWER_IS_BETTER
-from nmt.training.status import STATES, Status, is_run, status
+from nmt.training.status import Status, is_run, status
 
 
 def main(arguments: Arguments) -> int:
-    form = arguments.choice("format", "text", "json", "csv")
-    state = arguments.choice("state", "all", *STATES)
-    order = arguments.choice("sort", "age", "score", "path")
+    form = arguments.choice("format")
+    state = arguments.choice("state")
+    order = arguments.choice("sort")
     folder = Path(arguments.own.get("folder", "runs"))
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; nmt runs DIR looks below DIR, else below runs/")

@@ -71,7 +71,7 @@ class Sweep:
     def __init__(self, arguments: Arguments, plan: multirun.Plan) -> None:
         own = dict(arguments.own)
         named = own.pop("run", None)
-        self.skips = arguments.choice("impossible", "refuse", "skip") == "skip"
+        self.skips = arguments.choice("impossible") == "skip"
         own.pop("impossible", None)
         self.verbatim = own
         self.config = arguments.config

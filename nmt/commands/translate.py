@@ -23,7 +23,7 @@ from nmt.translator import Translator
 
 def main(arguments: Arguments) -> int:
     paths = arguments.runs()
-    form = arguments.choice("format", "text", "jsonl")
+    form = arguments.choice("format")
     with join() as world:
         translator = Translator.load(
             paths,
