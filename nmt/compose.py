@@ -167,7 +167,7 @@ def _hydra(extra: list[Path], words: Sequence[str]) -> DictConfig:
             "a preset extends itself: one that extends a built-in preset needs another name"
         ) from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise UserError(explained(_one_line(error))) from error
+        raise refused(error) from error
     finally:
         GlobalHydra.instance().clear()
 
@@ -259,7 +259,7 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
     try:
         parsed = OverridesParser.create().parse_overrides(list(words))
     except HydraException as error:
-        raise UserError(_one_line(error)) from error
+        raise refused(error) from error
     for word in parsed:
         if word.is_sweep_override():
             key = word.key_or_group
@@ -324,6 +324,22 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     for key, value in values.items():
         OmegaConf.update(tree, key, value)
     return to_config(tree)
+
+
+def refused(error: Exception) -> UserError:
+    """In one line of ours what Hydra said, while it composed or read words."""
+    from hydra.errors import OverrideParseException
+
+    if isinstance(error, OverrideParseException):
+        word = error.override
+        _, evaluated, why = " ".join(str(error).split()).partition(" while evaluating ")
+        if evaluated:
+            return UserError(f"{word}: {explained(why).partition(': ')[2]}")
+        return UserError(
+            f"{word}: this value cannot be read: close its brackets and quotes, and quote a text "
+            f"with other signs twice, \"{word.partition('=')[0]}='…'\""
+        )
+    return UserError(explained(_one_line(error)))
 
 
 def _one_line(error: BaseException, *, keyed: bool = True) -> str:

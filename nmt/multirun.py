@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 import signal
 import subprocess
 import time
@@ -34,6 +35,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nmt import compose
 from nmt.errors import UserError
+from nmt.presets import SETTING_KEYS, SETTINGS, nearest
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -140,10 +142,19 @@ class Plan:
         """The swept keys as optuna's distributions, whose choices are texts of Hydra's grammar.
 
         An interval of a key that takes whole numbers is one of whole numbers.
+
+        Raises:
+            UserError: there is nothing between an interval's ends, or it has no logarithm.
         """
         kinds = compose.keys()
         whole = {key for key in self.swept if kinds.get(key.lstrip("+")) in (int, int | None)}
-        return {key: _distribution(self.words[key], whole=key in whole) for key in self.swept}
+        found = {}
+        for key in self.swept:
+            try:
+                found[key] = _distribution(self.words[key], whole=key in whole)
+            except ValueError as error:
+                raise UserError(f"{self.words[key].input_line}: {error}") from error
+        return found
 
     def at_once(self, jobs: int) -> int:
         """How many of so many jobs run together on this machine."""
@@ -309,14 +320,15 @@ def plan(words: Sequence[str]) -> Plan:
         UserError: words that Hydra cannot read, a launcher or sweeper that is not there.
     """
     own = [word for word in words if is_setting(word)]
+    for word in own:
+        if "," in word and word.lstrip("+").startswith("sweep="):
+            raise UserError(f"{word}: a sweep has one preset")
     engine = _engine()
     try:
-        settings = engine.compose_config(
-            config_name="sweep_settings",
-            overrides=[*own, *NOTHING_WRITTEN],
-            run_mode=RunMode.MULTIRUN,
-            with_log_configuration=False,
+        _check_keys(
+            own, _settings(engine, [w for w in own if not w.lstrip("+~").startswith("hydra.")])
         )
+        settings = _settings(engine, own)
         others = sorted(set(settings) - {"hydra", "sweep"})
         if others:
             raise UserError(
@@ -327,10 +339,14 @@ def plan(words: Sequence[str]) -> Plan:
         parser = OverridesParser.create(config_loader=engine.config_loader)
         typed = [word for word in words if not is_setting(word)]
         parsed = parser.parse_overrides([*(f"{k}={v}" for k, v in params.items()), *typed])
+        _check_values(settings, parsed)
     except (HydraException, OmegaConfBaseException) as error:
-        missing = "hydra/launcher" in str(error) or "hydra/sweeper" in str(error)
-        text = " ".join(str(error).split())
-        raise UserError(f"{text} ({EXTRA})" if missing else text) from error
+        missing = re.search(r"find 'hydra/launcher/(\w+)'", str(error))
+        if missing and missing[1] in SETTINGS["hydra/launcher"]:
+            raise UserError(f"hydra/launcher={missing[1]} is not installed: {EXTRA}") from error
+        if "No match in the defaults list" in str(error):
+            raise UserError("hydra/sweeper/sampler goes with hydra/sweeper=optuna") from error
+        raise compose.refused(error) from error
     finally:
         GlobalHydra.instance().clear()
     found = Plan(
@@ -341,6 +357,55 @@ def plan(words: Sequence[str]) -> Plan:
     if found.sweeper == "optuna" and find_spec("optuna") is None:
         raise UserError(f"hydra/sweeper=optuna needs optuna: {EXTRA}")
     return found
+
+
+def _settings(engine: Hydra, words: Sequence[str]) -> DictConfig:
+    return engine.compose_config(
+        config_name="sweep_settings",
+        overrides=[*words, *NOTHING_WRITTEN],
+        run_mode=RunMode.MULTIRUN,
+        with_log_configuration=False,
+    )
+
+
+def _check_keys(words: Sequence[str], settings: DictConfig) -> None:
+    """Refuse keys that the launcher or sweeper has not: with ``+`` Hydra takes any, in vain."""
+    for word in words:
+        key = word.lstrip("+~").partition("=")[0]
+        if not key.startswith(("hydra.launcher.", "hydra.sweeper.")):
+            continue
+        _, section, *names = key.split(".")
+        node = settings.hydra[section]
+        for name in names:
+            if OmegaConf.get_type(node) is dict:
+                break  # such as additional_parameters, which are anyone's
+            known = [own for own in node if own[0] != "_"] if OmegaConf.is_dict(node) else []
+            if name not in known:
+                group = f"hydra/{section}"
+                chosen = settings.hydra.runtime.choices[group]
+                if known and key not in SETTING_KEYS:
+                    hint = nearest(name, known)
+                else:
+                    hint = f"; another one may have it: {', '.join(SETTINGS[group])}"
+                raise UserError(f"{group}={chosen} has no key {key!r}{hint}")
+            node = node[name]
+
+
+def _check_values(settings: DictConfig, words: Sequence[Override]) -> None:
+    """Refuse numbers of jobs that are none, and keys that are swept over nothing."""
+    launcher, sweeper = settings.hydra.launcher, settings.hydra.sweeper
+    if launcher.get("n_jobs") == 0:
+        raise UserError("hydra.launcher.n_jobs=0 starts no job; -1 is one a core")
+    for key in ("n_jobs", "n_trials"):
+        if sweeper.get(key, 1) < 1:
+            raise UserError(f"hydra.sweeper.{key}={sweeper[key]}: 1 or more is needed")
+    for word in words:
+        try:
+            empty = word.is_discrete_sweep() and not list(word.sweep_string_iterator())
+        except ValueError as error:  # range(1,9,0)
+            raise UserError(f"{word.input_line}: {error}") from error
+        if empty:
+            raise UserError(f"{word.input_line} has no values")
 
 
 def _engine() -> Hydra:

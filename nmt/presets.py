@@ -203,6 +203,8 @@ def check_sections(content: Mapping[Any, Any], file: Path) -> None:
 def explained(text: str) -> str:
     """A one-line message of Hydra's: which file, which key, and the nearest real one."""
     text = text.partition(" Config search path:")[0].partition(" See https://hydra.cc")[0]
+    if unknown := re.match(r"Key '[^']*' not in '\w+' full_key: (\S+)", text):  # of Hydra's own
+        return f"unknown key {unknown[1]!r}{nearest(unknown[1], SETTING_KEYS)}"
     at = re.match(r"In '([^']+)': (?:\w+ raised while composing config: )?", text)
     if at is None:
         return text
@@ -213,6 +215,9 @@ def explained(text: str) -> str:
     missing = re.search(r"Could not (?:load|find) '([^']+)'", said)
     if missing:
         group, _, name = missing[1].rpartition("/")
+        if not isinstance(file, Path):  # it was typed
+            kind = "value" if group in SETTINGS else "preset"
+            return f"{group}={name}: no such {kind}{nearest(name, options(group))}"
         return f"{file}: there is no preset {missing[1]!r}{nearest(name, options(group))}"
     if where.startswith(EXTRA_GROUPS) and (said.startswith(("Could not override", "Key 'exp"))):
         return f"{file}: its first line must be  # @package _global_  ({said})"

@@ -89,6 +89,8 @@ def test_no_preset_repeats_a_default() -> None:
         (["search.n_best=9"], "needs search.beam"),
         (["seed"], "'seed' is not key=value"),
         (["seed=1,2"], "sweep"),
+        (["optim.clip=[0.5"], "^optim.clip=.0.5: this value cannot be read"),
+        (["optim.clip=int(x)"], "^optim.clip=int.x.: invalid literal"),
     ],
 )
 def test_mistakes_are_answered(words: list[str], message: str) -> None:

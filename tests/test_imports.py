@@ -22,7 +22,7 @@ ALLOWED = {
     "files": {"errors"},
     "presets": {"config", "errors"},
     "compose": {"config", "errors", "files", "presets"},
-    "multirun": {"compose", "errors"},
+    "multirun": {"compose", "errors", "presets"},
     "data": {"data", "errors", "files"},
     "data.prepare": {"data", "config", "errors", "files"},
     "data.parts": {"data", "config", "errors"},

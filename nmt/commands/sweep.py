@@ -45,6 +45,10 @@ def main(arguments: Arguments) -> int:
         raise UserError("-m starts its jobs itself: leave torchrun out, or train them one by one")
     plan = multirun.plan(arguments.words)
     if not plan.swept:
+        if "," in arguments.own.get("run", ""):
+            raise UserError(
+                "run= is one folder, that of all runs; sweep over another key: seed=1,2"
+            )
         raise UserError("-m sweeps over the values of a key, and no key has several; try seed=1,2")
     sweep = Sweep(arguments, plan)
     if (sweep.folder / "config.yaml").exists():

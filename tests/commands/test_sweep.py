@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -11,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hydra.core.config_store import ConfigStore
 
-from nmt import cli, compose, multirun
+from nmt import cli, compose, multirun, presets
 from nmt.commands import jobs, train
 from nmt.commands.jobs import Records, names_of, state_of
 from nmt.config import Config
@@ -93,16 +95,67 @@ def test_a_list_is_one_value_and_several_lists_are_swept() -> None:
 @pytest.mark.parametrize(
     ("word", "says"),
     [
-        ("hydra/launcher=joblob", r"pip install 'nmt\[sweep\]'"),
-        ("hydra/sweeper=ax", r"pip install 'nmt\[sweep\]'"),
-        ("hydra.sweeper.trials=3", "trials"),
-        ("seed=1,(2", "seed"),
+        ("sweep=learnin_rate", "sweep=learnin_rate: no such preset; did you mean 'learning_rate'?"),
+        ("sweep=learning_rate,x", "sweep=learning_rate,x: a sweep has one preset"),
+        ("hydra/launcher=basik", "hydra/launcher=basik: no such value; did you mean 'basic'?"),
+        ("hydra/sweeper=ax", "hydra/sweeper=ax: no such value; known: basic, optuna"),
+        ("hydra/sweeper/sampler=tpe", "hydra/sweeper/sampler goes with hydra/sweeper=optuna"),
+        ("hydra.launchers.n=3", "unknown key 'hydra.launchers'; did you mean 'hydra.launcher."),
+        ("hydra.launcher.n_jobs=2", "hydra/launcher=basic has no key 'hydra.launcher.n_jobs'; an"),
+        ("seed=1,(2", "seed=1,(2: this value cannot be read"),
+        ("optim.clip=interval(0.5", "optim.clip=interval(0.5: this value cannot be read"),
+        ("seed=rang(3)", "seed=rang(3): Unknown function 'rang' Available: bool,"),
+        ("seed=range(1,1)", "seed=range(1,1) has no values"),
+        ("seed=range(1,3,0)", "seed=range(1,3,0): "),
     ],
 )
 def test_settings_that_hydra_refuses_are_one_line(word: str, says: str) -> None:
-    with pytest.raises(UserError, match=says) as caught:
+    with pytest.raises(UserError) as caught:
         multirun.plan([word])
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(says)
+    assert not re.search(r"\n|pip install|search path|hydra\.cc", str(caught.value))
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_keys_that_a_sweeper_has_not_are_refused(plus: str) -> None:
+    """With a ``+`` Hydra would take them, and nobody would read them."""
+    words = ["hydra/sweeper=optuna", f"{plus}hydra.sweeper.n_trial=2"]
+    with pytest.raises(UserError, match=r"no key 'hydra.sweeper.n_trial'; did you mean 'n_trials'"):
+        multirun.plan(words)
+    words[1] = f"{plus}hydra.sweeper.sampler.seeds=2"
+    with pytest.raises(UserError, match="did you mean 'seed'"):
+        multirun.plan(words)
+
+
+@pytest.mark.parametrize("word", ["n_jobs=0", "n_jobs=-1", "n_trials=0"])
+def test_a_study_of_nothing_is_refused(word: str) -> None:
+    with pytest.raises(UserError, match=f"hydra.sweeper.{word}: 1 or more is needed"):
+        multirun.plan(["hydra/sweeper=optuna", f"hydra.sweeper.{word}"])
+
+
+def test_joblib_needs_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    with pytest.raises(UserError, match="n_jobs=0 starts no job"):
+        multirun.plan(["hydra/launcher=joblib", "hydra.launcher.n_jobs=0"])
+    monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "joblib.yaml")
+    with pytest.raises(UserError, match=r"joblib is not installed: pip install 'nmt\[sweep\]'"):
+        multirun.plan(["hydra/launcher=joblib"])
+
+
+def test_the_settings_that_the_shell_offers_are_real() -> None:
+    pytest.importorskip("optuna")
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    for group, names in presets.SETTINGS.items():
+        assert multirun._engine().config_loader.get_group_options(group) == names
+    known: set[str] = set()
+    for name in presets.SETTINGS["hydra/launcher"][1:]:
+        plan = multirun.plan([f"hydra/launcher={name}", "hydra/sweeper=optuna"])
+        known |= {f"hydra.launcher.{key}" for key in plan.settings.hydra.launcher}
+        known |= {f"hydra.sweeper.{key}" for key in plan.options}
+    assert set(presets.SETTING_KEYS) - known == {"hydra.sweeper.sampler.seed"}
+    words = ["hydra/launcher=submitit_slurm", "+hydra.launcher.additional_parameters.x=1"]
+    assert "x: 1" in multirun.plan([*words, "hydra.launcher.name=mine"]).launcher_settings
 
 
 def test_without_optuna_the_answer_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +169,7 @@ def test_without_optuna_the_answer_says_what_to_install(monkeypatch: pytest.Monk
     [
         (["optim.learning_rate=interval(1e-4,1e-3)"], "hydra/sweeper=optuna"),
         (["model=lstm"], "no key has several"),
+        (["run=runs/x,runs/y"], "run= is one folder"),
         (["seed=1,2", "impossible=maybe"], "no such value"),
         (["model=lstm,lsmt"], "did you mean 'lstm'"),
         (["seed=1,2", "train.max_step=3"], "did you mean"),
@@ -125,7 +179,7 @@ def test_without_optuna_the_answer_says_what_to_install(monkeypatch: pytest.Monk
 def test_what_is_wrong_is_said_before_anything_is_made(
     words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([*TINY, *words, f"run={tmp_path / 'all'}"]) == 1
+    assert cli.main([*TINY, f"run={tmp_path / 'all'}", *words]) == 1
     assert says in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -415,6 +469,14 @@ def test_a_search_space_is_what_hydra_means() -> None:
         "optim.learning_rate": found.FloatDistribution(1e-4, 1e-2, log=True),
         "train.pool": found.IntDistribution(1, 9),
     }
+
+
+@pytest.mark.parametrize("space", ["interval(1,0)", "tag(log,interval(0,1))"])
+def test_a_search_space_that_is_none_is_one_line(space: str) -> None:
+    pytest.importorskip("optuna")
+    plan = multirun.plan(["hydra/sweeper=optuna", f"optim.clip={space}"])
+    with pytest.raises(UserError, match=f"^{re.escape(f'optim.clip={space}: ')}"):
+        plan.space()
 
 
 @pytest.mark.parametrize(
