@@ -2,7 +2,8 @@
 
 With `nmt.multirun` the only module that imports Hydra and OmegaConf. Words are checked against the
 schema before Hydra sees them, so that an unknown key or value is answered with the nearest real
-one. Hydra is imported where it is called: a command that reads a stored run has no use for it.
+one. Both are imported where they are called: a command that reads a stored run has no use for
+either.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
+from nmt import stored
 from nmt.config import FORMAT, Config, StoryConfig, resource
 from nmt.errors import UserError
 from nmt.files import read_file, replace_file
@@ -41,6 +41,7 @@ from nmt.presets import (
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
+    from omegaconf import DictConfig
 
 CORPORA = ("data.train", "data.valid", "data.test")
 NO_EXTRA = [f"{group}=null" for group in EXTRA_GROUPS]
@@ -149,6 +150,8 @@ def _hydra(extra: list[Path], words: Sequence[str]) -> DictConfig:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from hydra.types import RunMode
+    from omegaconf import open_dict
+    from omegaconf.errors import OmegaConfBaseException
 
     try:
         composed = engine(extra).compose_config(
@@ -184,6 +187,8 @@ def _overrides(word: str) -> list[str]:
 
 def _label(tree: DictConfig, chosen: Mapping[str, str | None]) -> None:
     """Call a section by the user's own preset, not by the built-in one that this extends."""
+    from omegaconf import OmegaConf
+
     for group, label in LABELS.items():
         name = next((name for key, name in chosen.items() if key.partition("@")[0] == group), None)
         file = preset_file(f"{group}/{name}")
@@ -199,6 +204,9 @@ def _own_file(file: Path, words: Sequence[str], folder: Path) -> list[str]:
     Raises:
         UserError: it cannot be read, or holds unknown keys or values of the wrong type.
     """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         content = OmegaConf.to_container(OmegaConf.load(file))
     except FileNotFoundError as error:
@@ -234,6 +242,9 @@ def to_config(node: Any) -> Config:
     Raises:
         UserError: a key, type or value that the schema does not allow.
     """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Config), node)
         config = OmegaConf.to_object(merged)
@@ -275,6 +286,9 @@ def story(words: Sequence[str]) -> StoryConfig:
     Raises:
         UserError: an unknown key, budget or value.
     """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     check_words(words, keys(StoryConfig, "story."))
     typed = {key.removeprefix("story."): value for key, value in parse_words(words).items()}
     lists = {
@@ -306,6 +320,8 @@ def with_words(config: Config, words: Sequence[str]) -> Config:
     Raises:
         UserError: as :func:`compose`.
     """
+    from omegaconf import OmegaConf
+
     tree = OmegaConf.create(plain(config))
     lists = {key for key, kind in keys().items() if typing.get_origin(kind) is list}
     for key, value in parse_words(words).items():
@@ -320,6 +336,8 @@ def with_words(config: Config, words: Sequence[str]) -> Config:
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     """A copy of a configuration with some dotted keys set; every range checked again."""
+    from omegaconf import OmegaConf
+
     tree = OmegaConf.create(plain(config))
     for key, value in values.items():
         OmegaConf.update(tree, key, value)
@@ -391,6 +409,8 @@ def flat(config: Config) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """The text of ``config.yaml``: every default written out, with its format number."""
+    from omegaconf import OmegaConf
+
     return OmegaConf.to_yaml(OmegaConf.create({"format": FORMAT, **plain(config)}))
 
 
@@ -410,6 +430,10 @@ def load(path: Path) -> Config:
     data = read_file(path, limit=LARGEST)
     try:
         text = data.decode("utf-8")
+        if (config := stored.read(text)) is not None:
+            return config
+        from omegaconf import OmegaConf
+
         _check_plain(text)
         content = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except Exception as error:  # PyYAML and OmegaConf raise a dozen kinds
