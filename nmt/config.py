@@ -642,12 +642,15 @@ class RungConfig:
 
     recipe: str = ""
     words: list[str] = field(default_factory=list)
+    """On top of the recipe's; ``{seed}`` stands for the seed."""
     times: float = 1.0
     """Updates as a multiple of the recipe's."""
     after: str = ""
     """The rung from whose weights this one starts."""
     only: list[str] = field(default_factory=list)
     """Corpora on which the rung has a meaning; empty is all."""
+    except_for: list[str] = field(default_factory=list)
+    """Corpora on which it would repeat another rung."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -144,6 +144,10 @@ LONG = 20
 """Source words above which a sentence is called long."""
 MARGIN = 1.0
 """BLEU or chrF within which two systems count as equal, fixed beforehand."""
+QUALITY = "BLEU points of the better model"
+"""What claims of equality count as material: models that have learnt nothing are equal too."""
+LEARNT = 5
+"""Such points from which on a model has learnt to translate something."""
 TIMES_OF_TWO = (1.5, 2.5)
 """Exponents that are nearer to a square than to a line or a cube."""
 AGREEMENT = 0.5
@@ -158,6 +162,15 @@ _HEADS = (1, 2, 4, 8, 16)
 def heads(kind: str, size: str) -> tuple[str, ...]:
     """Rungs of claim 9: ``kind`` is width or each (fixed head width), ``size`` small or large."""
     return tuple(f"heads_{kind}_{size}_{count}" for count in _HEADS)
+
+
+RATES = (1e-3, 2e-3, 3e-3)
+"""Learning rates that both models of claim 7 are trained with."""
+
+
+def rates(model: str) -> tuple[str, ...]:
+    """Rungs of claim 7 with a rate of their own; the rung ``model`` may have one of the rates."""
+    return tuple(f"{model}_{1000 * rate:g}e-3" for rate in RATES)
 
 
 TRANSFER = (100, 300, 1_000, 3_000, 10_000)
@@ -210,6 +223,7 @@ CLAIMS: tuple[Claim, ...] = (
             unit="BLEU",
             decide=within(-MARGIN, MARGIN),
             refuted=f"cosine and dot product differ by {MARGIN:g} BLEU or more",
+            least={QUALITY: LEARNT},
         ),
         needs=("dot", "cosine"),
         also=_SCORES[2:],
@@ -226,6 +240,7 @@ CLAIMS: tuple[Claim, ...] = (
             unit="chrF points",
             decide=above(-MARGIN),
             refuted=f"the current state is worse by {MARGIN:g} chrF or more",
+            least={QUALITY: LEARNT},
         ),
         needs=("luong_general", "general", "previous_fed", "previous"),
         also=_LOCAL,
@@ -279,6 +294,7 @@ CLAIMS: tuple[Claim, ...] = (
             least={"lengths timed": 3},
         ),
         needs=("transformer", "bahdanau"),
+        also=(*rates("transformer"), *rates("bahdanau")),
     ),
     Claim(
         number=8,
@@ -397,7 +413,8 @@ CLAIMS: tuple[Claim, ...] = (
         title="Transfer",
         sentence="What one model learnt transfers to another task with little data.",
         experiment="The trained model goes on with N pairs of the other direction of translation, "
-        "against a model that starts from nothing, with the same tokenizer.",
+        "against a model that starts from nothing, with the same tokenizer; every seed draws pairs "
+        "of its own. What the old task loses by it stands beside.",
         rule=Rule(
             statistic=f"chrF on the new task with {TRANSFER[2]:,} pairs, tuned minus from scratch",
             unit="chrF points",

@@ -1,14 +1,15 @@
-"""How fast a model trains on sentences of one length, with as many tokens each time."""
+"""How fast a model trains on sentences of one length, and how fast it translates."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import cross_entropy
 
+from nmt.decoding.translate import Translation
 from nmt.models.seq2seq import Seq2Seq, Source
 
 LENGTHS = (8, 16, 32, 64, 128)
@@ -51,6 +52,23 @@ def training_speed(
     model.zero_grad(set_to_none=True)
     model.train(was_training)
     return found
+
+
+def decoding_speed(
+    translate: Callable[[Sequence[str]], Sequence[Translation]],
+    sources: Sequence[str],
+    *,
+    repeats: int = 2,
+) -> float:
+    """Target tokens a second, end tokens counted, of the fastest of some translations of a text."""
+    translate(sources[:1])  # what is made at the first call is not counted
+    found = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        translations = translate(sources)
+        seconds = time.perf_counter() - began
+        found.append(sum(one.n_best[0].tokens for one in translations) / seconds)
+    return max(found)
 
 
 def _step(model: Seq2Seq, source: Source, ids_BS: torch.Tensor) -> float:

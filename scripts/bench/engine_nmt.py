@@ -15,7 +15,7 @@ from products import Product, Products, Recorder
 from worker import clock, serve
 
 from nmt import compose
-from nmt.allocator import heap_kept
+from nmt.allocator import heap_kept, remember_few_shapes
 from nmt.commands.train import training_pairs
 from nmt.config import Config
 from nmt.data.batching import Epoch, TrainingPairs
@@ -61,8 +61,9 @@ class Training:
         self.epoch = pairs.epoch(0)
         self.cycle = min(cycle, len(self.epoch.plan))
         self.place = 0
+        remember_few_shapes()  # both to the end of the process, as in `nmt train`
         self.kept = ExitStack()
-        self.kept.enter_context(heap_kept())  # to the end of the process, as in `nmt train`
+        self.kept.enter_context(heap_kept())
         self.model.train()
 
     @classmethod

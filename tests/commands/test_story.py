@@ -18,7 +18,7 @@ from nmt.commands.story.ladder import Ladder, State, Stopped, Training, plan, ti
 from nmt.commands.story.meaning import saturated, undecided
 from nmt.config import Config
 from nmt.errors import UserError
-from nmt.evaluation.claims import CLAIMS
+from nmt.evaluation.claims import CLAIMS, RATES
 
 
 class Fake:
@@ -213,6 +213,36 @@ def test_scale_claims_and_predecessors(tmp_path: Path) -> None:
     config.rungs["luong_dot"].recipe = "nothing"
     with pytest.raises(UserError, match="rung luong_dot has recipe 'nothing'"):
         plan(config, "mini_en_fr", [], tmp_path)
+
+
+@pytest.mark.parametrize("data", ["mini_en_fr", "multi30k_en_fr"])
+def test_claim_7_tries_the_same_learning_rates_for_both(data: str, tmp_path: Path) -> None:
+    config = compose.story(["story.claims=[7]"])
+    found = plan(config, data, [f"data={data}"], tmp_path)
+    tried: dict[str, list[float]] = {"transformer": [], "bahdanau": []}
+    for training in found.values():
+        model = training.rung.partition("_")[0]
+        tried[model].append(compose.compose(training.words).optim.learning_rate)
+    own = [1.5e-3] if data != "mini_en_fr" else []  # of the recipe, for the other claims
+    assert sorted(tried["transformer"]) == sorted([*RATES, *own])
+    assert sorted(tried["bahdanau"]) == sorted(RATES)
+
+
+def test_claim_15_draws_its_pairs_once_a_seed(tmp_path: Path) -> None:
+    config = compose.story(["story.claims=[15]", "story.seeds=[1,2]"])
+    found = plan(config, "mini_en_fr", [], tmp_path)
+    drawn = {
+        (t.rung.partition("_")[0], t.seed): compose.compose(
+            [word for word in t.words if not word.startswith("train.init_from")]
+        ).data.grammar.seed
+        for t in found.values()
+    }
+    home = {"transformer": 1, "blank": 1}
+    assert drawn == {
+        (kind, seed): home.get(kind, 1000 + seed)
+        for kind in ("transformer", "blank", "tuned", "scratch")
+        for seed in (1, 2)
+    }
 
 
 @pytest.mark.parametrize(

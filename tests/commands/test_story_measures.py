@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 
 from nmt import cli, compose
 from nmt.commands.pairs import Pairs
-from nmt.commands.story import alignment, heads, meaning, sweeps
+from nmt.commands.story import alignment, heads, meaning, parallel, pipeline, sweeps
 from nmt.commands.story import bench as bench_module
 from nmt.commands.story import command as story
 from nmt.commands.story.alignment import error_rate, gold_pairs, with_alignment
@@ -25,9 +27,12 @@ from nmt.commands.story.bench import Bench
 from nmt.commands.story.domain import travel
 from nmt.commands.story.heads import head_counts, head_panel
 from nmt.commands.story.ladder import Training, plan
+from nmt.commands.story.transfer import transfers
 from nmt.config import Source, resource
 from nmt.data.grammar import generate, load_lexicon, words
 from nmt.decoding.align import END, Explained, Gold, alignment_score, diagonal, read_links
+from nmt.evaluation.claims import QUALITY
+from nmt.evaluation.speed import Speed
 from nmt.models.heads import masked
 from nmt.translator import Translator
 
@@ -114,8 +119,12 @@ def test_claims_3_4_and_12_have_a_column_of_error_rates(
         (sweeps.timings, {"general": "33.0", "previous": "50.0"}),
         (meaning.causes, {"Bahdanau": "44.0", "Luong, general": "50.0"}),
     ):
-        table = measure(bench)["table"]
+        numbers = measure(bench)
+        table = numbers["table"]
         assert table["columns"][-1] == "AER, %"
+        assert measure is meaning.causes or numbers["counts"] == {QUALITY: 100}
+        if measure is sweeps.similarities:
+            assert table["columns"][3:6] == list(sweeps.COST)
         assert {len(row) for row in table["rows"]} == {len(table["columns"])}
         assert cells.items() <= {row[0]: row[-1] for row in table["rows"]}.items()
 
@@ -214,6 +223,157 @@ def test_a_head_has_its_place_and_kinds_are_apart() -> None:
     panel = head_panel("x", values | {"cross.0.0": 5.0, "cross.0.1": 6.0}, "")
     assert panel["categories"] == ["e0", "e1", "", "c0"]
     assert [one["y"] for one in panel["series"]] == [[1.0, 3.0, None, 5.0], [2.0, 4.0, None, 6.0]]
+
+
+# ---- 7: speed and quality ------------------------------------------------------------------------
+
+
+def with_log(path: Path, source: Path, *, rate: str, bleu: Sequence[tuple[float, float]]) -> Path:
+    """A copy of a run with another learning rate, and a log of (minute, BLEU)."""
+    shutil.copytree(source, path)
+    text = (path / "config.yaml").read_text()
+    old = next(line for line in text.split("\n") if line.startswith("  learning_rate:"))
+    (path / "config.yaml").write_text(text.replace(old, f"  learning_rate: {rate}"))
+    records: list[dict[str, Any]] = []
+    for minute, value in bleu:
+        records.append({"kind": "train", "seconds": 60 * minute})
+        records.append({"kind": "validation", "bleu": value})
+    (path / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_each_model_with_its_best_learning_rate(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = {
+        "transformer": ("0.003", [(1.0, 5.0), (2.0, 20.0), (3.0, 30.0)]),
+        "transformer_1e-3": ("0.001", [(1.0, 1.0), (2.0, 10.0)]),
+        "transformer_2e-3": ("0.002", [(1.0, 6.0), (3.0, 40.0), (4.0, 39.0)]),
+        "bahdanau": ("0.002", [(2.0, 11.0), (3.5, 12.0)]),
+        "bahdanau_1e-3": ("0.001", [(2.0, 8.0), (5.0, 9.0)]),
+    }
+    runs = {n: with_log(tmp_path / n, trained, rate=r, bleu=b) for n, (r, b) in logs.items()}
+    speeds = {"transformer_2e-3": 0.5, "bahdanau": 0.0}  # exponents of the made-up speeds
+    asked: list[str] = []
+
+    def made_up(model: Any) -> list[Speed]:
+        asked.append(next(n for n, t in opened.items() if t is model))
+        return [Speed(n, 100.0 * n ** speeds[asked[-1]]) for n in (8, 16, 32)]
+
+    bench = bench_of(tmp_path, **runs)
+    opened = {name: bench.translator(name, 1).run.model for name in speeds}
+    monkeypatch.setattr(parallel, "training_speed", made_up)
+    numbers = parallel.parallel(bench)
+    assert asked == list(speeds)
+    assert numbers["statistic"]["value"] == pytest.approx(0.5)
+    assert numbers["counts"] == {"lengths timed": 3}
+    assert numbers["rates"] == {
+        "transformer": {"3e-3": 30.0, "1e-3": 10.0, "2e-3": 40.0},
+        "bahdanau": {"2e-3": 12.0, "1e-3": 9.0},
+    }
+    assert [(one["name"], one["x"], one["y"]) for one in numbers["panels"][1]["series"]] == [
+        ("Transformer, 2e-3", [1.0, 3.0, 4.0], [6.0, 40.0, 39.0]),
+        ("Bahdanau, 2e-3", [2.0, 3.5], [11.0, 12.0]),
+    ]
+    note = numbers["note"]
+    assert "Transformer 10.0 with 1e-3, 40.0 with 2e-3, 30.0 with 3e-3" in note
+    assert "(not all of 1e-3, 2e-3, 3e-3 have a finished run of both)" in note
+    size = sum(p.numel() for n, p in opened["bahdanau"].named_parameters() if "emb" not in n)
+    assert abs(size - numbers["parameters"]["bahdanau"]) < 1_000  # but for the output's bias
+    assert "After 3.5 minutes" in note
+    assert note.endswith("Transformer 40.0 and Bahdanau 12.0 BLEU on dev.")
+
+
+def test_a_recipes_own_rate_counts_where_the_grid_was_not_trained(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = {"transformer": "0.0015", "transformer_1e-3": "0.001", "bahdanau": "0.0015"}
+    runs = {n: with_log(tmp_path / n, trained, rate=r, bleu=[(1, 9)]) for n, r in logs.items()}
+    monkeypatch.setattr(parallel, "training_speed", lambda model: [Speed(8, 1.0), Speed(16, 2.0)])
+    found = parallel.parallel(bench_of(tmp_path, **runs))["rates"]
+    assert found == {"transformer": {"1e-3": 9}, "bahdanau": {"1.5e-3": 9}}
+
+
+# ---- 16: the pipeline ----------------------------------------------------------------------------
+
+
+def test_each_step_of_the_work_has_its_time(trained: Path, tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, bahdanau=trained, transformer=trained)
+    bench.sentences = 3
+    prepared = sorted(Path(os.environ["NMT_CACHE"]).iterdir())
+    numbers = pipeline.steps(bench)
+    assert sorted(Path(os.environ["NMT_CACHE"]).iterdir()) == prepared
+    rows = numbers["table"]["rows"]
+    assert [row[0][0] for row in rows] == [*"12345", "6", "6", *"78"]
+    assert [row[2] for row in rows[:3]] == ["–"] * 3
+    assert all(seconds > 0 for seconds in numbers["seconds"].values())
+    assert len(numbers["seconds"]) == 6
+    log = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+    spent = [record["seconds"] for record in log if record["kind"] == "train"][-1]
+    assert numbers["seconds"]["6. training, Transformer"] == spent
+    [bleu] = (row[1] for row in rows if row[0] == "7. evaluation")
+    assert bleu.startswith("3 sentences, bleu ")
+
+
+# ---- 15: transfer --------------------------------------------------------------------------------
+
+
+def test_transfer_is_measured_on_each_draw_and_forgetting_on_the_old_task(
+    trained: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two draws: the first has the test set of `other`, the second that of `trained`."""
+    homes = {("transformer", 1): trained, ("transformer", 2): trained}
+    for kind in ("tuned", "scratch"):
+        homes |= {(f"{kind}_1000", 1): other, (f"{kind}_1000", 2): trained}
+    homes |= {("tuned_300", 1): other}  # no counterpart: not shown
+    trainings = {}
+    for (rung, seed), home in homes.items():
+        name = f"{rung}-s{seed}"
+        (tmp_path / name).symlink_to(home)
+        trainings[name] = Training(
+            name=name, rung=rung, seed=seed, words=(), path=tmp_path / name, steps=10
+        )
+    bench = Bench(tmp_path, trainings, words=["train.device=cpu"])
+    tests = {home: bench_of(tmp_path, one=home).test() for home in (trained, other)}
+    truth = {
+        home: dict(zip(test.sources, test.references[0], strict=True))
+        for home, test in tests.items()
+    }
+    everything = truth[trained] | truth[other]
+
+    def cut(share: float) -> dict[str, str]:
+        return {source: text[: int(share * len(text))] for source, text in everything.items()}
+
+    shares = {
+        "transformer-s1": 0.9, "transformer-s2": 0.9, "tuned_1000-s1": 0.8, "tuned_1000-s2": 0.7,
+        "scratch_1000-s1": 0.5, "scratch_1000-s2": 0.6,
+    }  # fmt: skip
+    said = Said({tmp_path / name: cut(share) for name, share in shares.items()})
+    monkeypatch.setattr(bench_module, "Translator", said)
+    numbers = transfers(bench)
+
+    def chrf(name: str, home: Path) -> float:
+        answers = cut(shares[name])
+        found = [sacrebleu.sentence_chrf(answers[s], [t]).score for s, t in truth[home].items()]
+        return sum(found) / len(found)
+
+    tuned = [chrf("tuned_1000-s1", other), chrf("tuned_1000-s2", trained)]
+    scratch = [chrf("scratch_1000-s1", other), chrf("scratch_1000-s2", trained)]
+    assert numbers["statistic"]["value"] == pytest.approx(np.mean(tuned) - np.mean(scratch))
+    assert numbers["counts"] == {"seeds": 2}
+    new, old = numbers["panels"]
+    assert [one["y"] for one in new["series"]] == [
+        [pytest.approx(np.mean(tuned))], [pytest.approx(np.mean(scratch))],
+    ]  # fmt: skip
+    after = np.mean([chrf(f"tuned_1000-s{seed}", trained) for seed in (1, 2)])
+    before = chrf("transformer-s1", trained)
+    assert numbers["old_task"] == {
+        "before": pytest.approx(before), "after": {"1000": pytest.approx(after)},
+    }  # fmt: skip
+    assert [one["y"][0] for one in old["series"]] == pytest.approx([after, before])
+    assert numbers["table"]["rows"] == [
+        ["1,000", *(f"{value:.1f}" for value in (np.mean(tuned), np.mean(scratch), after))]
+    ]
 
 
 # ---- 13: another domain --------------------------------------------------------------------------

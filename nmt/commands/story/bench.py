@@ -59,9 +59,9 @@ class Bench:
         """Those of the rungs that have a finished run."""
         return [rung for rung in dict.fromkeys(rungs) if self.seeds(rung)]
 
-    def only(self, rungs: Sequence[str]) -> Bench:
-        """A bench of these rungs alone, with the test set that they were trained for."""
-        chosen = {n: t for n, t in self.trainings.items() if t.rung in rungs}
+    def only(self, rungs: Sequence[str], seed: int) -> Bench:
+        """A bench of these trainings alone, with the test set that they were trained for."""
+        chosen = {n: t for n, t in self.trainings.items() if t.rung in rungs and t.seed == seed}
         return Bench(self.folder, chosen, self.sentences, self.words, self.say)
 
     def at(self, rung: str) -> Bench:

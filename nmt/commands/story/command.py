@@ -16,7 +16,16 @@ import torch
 from nmt import __version__, compose, runs
 from nmt.cli import Arguments, parse
 from nmt.commands import train
-from nmt.commands.story import domain, heads, meaning, measures, sweeps
+from nmt.commands.story import (
+    domain,
+    heads,
+    meaning,
+    measures,
+    parallel,
+    pipeline,
+    sweeps,
+    transfer,
+)
 from nmt.commands.story.bench import Bench, cores, identity
 from nmt.commands.story.ladder import (
     Ladder,
@@ -40,17 +49,17 @@ MEASURES: dict[int, Callable[[Bench], dict[str, Any]]] = {
     4: sweeps.timings,
     5: meaning.negation,
     6: sweeps.starts,
-    7: sweeps.parallel,
+    7: parallel.parallel,
     8: meaning.pronouns,
     9: heads.head_counts,
     10: measures.cost,
     11: sweeps.noise,
     12: meaning.causes,
     13: domain.travel,
-    15: sweeps.transfers,
-    16: sweeps.pipeline,
+    15: transfer.transfers,
+    16: pipeline.steps,
 }
-EDITIONS = {number: 4 if number in (3, 10) else 3 for number in MEASURES}
+EDITIONS = {number: {3: 5, 4: 4, 7: 4, 10: 4, 15: 4, 16: 4}.get(number, 3) for number in MEASURES}
 """Of the measurements: those that were kept by another edition are made again."""
 
 

@@ -80,12 +80,14 @@ def plan(config: StoryConfig, data: str, typed: Sequence[str], folder: Path) -> 
     found = {}
     for seed in config.seeds:
         for name, rung in config.rungs.items():
-            if name not in wanted or (rung.only and data not in rung.only):
+            elsewhere = (rung.only and data not in rung.only) or data in rung.except_for
+            if name not in wanted or elsewhere:
                 continue
             recipe = _recipe(config, data, rung.recipe, name)
             steps = max(1, round(recipe.steps * rung.times * config.scale))
             ends = [f"train.max_steps={steps}", f"optim.warmup={min(recipe.warmup, steps // 4)}"]
-            words = [*recipe.words, *rung.words, *typed, *ends, f"seed={seed}"]
+            own = [word.replace("{seed}", str(seed)) for word in rung.words]
+            words = [*recipe.words, *own, *typed, *ends, f"seed={seed}"]
             after = f"{rung.after}-s{seed}" if rung.after else ""
             if after:
                 words.append(f"train.init_from={folder / 'runs' / after}")

@@ -1,11 +1,11 @@
-"""The measurements of claims 3, 4, 6, 7, 11, 15 and 16, which compare many runs.
+"""The measurements of claims 3, 4, 6 and 11, which compare many runs.
 
 Like `nmt.commands.story.measures`: each function gives the numbers of one claim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,22 +14,21 @@ from nmt.commands.story.alignment import with_alignment
 from nmt.commands.story.bench import Bench, over_seeds
 from nmt.commands.story.ladder import last_record
 from nmt.commands.story.measures import EDGES, Numbers, length_buckets, quality_cells
-from nmt.commands.story.panels import bars, by_category, name_of, points, shown, whiskers
-from nmt.evaluation.claims import BY_NUMBER, TRANSFER
+from nmt.commands.story.panels import by_category, name_of, points, shown, table, whiskers
+from nmt.evaluation.claims import BY_NUMBER, QUALITY
 from nmt.evaluation.probes.noise import KINDS, SHARES, make_noisy, noise_effect
 from nmt.evaluation.scores import by_length
 from nmt.evaluation.significance import bleu_difference
-from nmt.evaluation.speed import training_speed
-from nmt.evaluation.statistics import (
-    Interval,
-    bootstrap_mean,
-    mean_interval,
-    plain,
-    slope_interval,
-)
+from nmt.evaluation.speed import decoding_speed, training_speed
+from nmt.evaluation.statistics import Interval, bootstrap_mean, mean_interval, plain
+from nmt.models.build import count_parameters
 
 NOISY = 300
 """Test sentences to which noise is added."""
+TIMED = 200
+"""Test sentences by which the speed of translation is told."""
+LENGTH = 32
+"""Tokens of a sentence by which the speed of training is told."""
 
 
 def asked(bench: Bench, number: int) -> list[str]:
@@ -56,26 +55,65 @@ def _bleu(bench: Bench, rung: str) -> Interval:
     return mean_interval([one["score"] for one in values])
 
 
-def _qualities(bench: Bench, rungs: Sequence[str], caption: str) -> Numbers:
+def _learnt(bench: Bench, rungs: Sequence[str]) -> dict[str, int]:
+    """What there is to compare: whole points of test BLEU of the best of the rungs."""
+    return {QUALITY: int(max(_bleu(bench, rung).value for rung in rungs))}
+
+
+Cells = Mapping[str, Callable[[Bench, str], str]]
+"""Further columns of a table of runs: what each says of a rung."""
+
+
+def _qualities(bench: Bench, rungs: Sequence[str], caption: str, cells: Cells) -> Numbers:
     """Figure and table of the quality of several runs."""
     bleu = [plain(_bleu(bench, rung)) for rung in rungs]
     return {
         "panels": [points("test BLEU", [name_of(rung) for rung in rungs], {"BLEU": bleu})],
         "caption": caption,
-        "table": {
-            "columns": ["model", "BLEU", "chrF", "updates", "training, minutes"],
-            "rows": [
-                [name_of(rung), *quality_cells(bench, rung), *_training_cells(bench, rung)]
+        "table": table(
+            ["model", "BLEU", "chrF", *cells],
+            [
+                [
+                    *(name_of(rung), *quality_cells(bench, rung)),
+                    *(cell(bench, rung) for cell in cells.values()),
+                ]
                 for rung in rungs
             ],
-        },
+        ),
     }
 
 
-def _training_cells(bench: Bench, rung: str) -> list[str]:
+def _updates(bench: Bench, rung: str) -> str:
+    return f"{bench.training(rung, bench.seeds(rung)[0]).steps:,}"
+
+
+def _minutes(bench: Bench, rung: str) -> str:
     runs = [bench.training(rung, seed) for seed in bench.seeds(rung)]
     seconds = [float(last_record(run.path / "log.jsonl").get("seconds", 0)) for run in runs]
-    return [f"{runs[0].steps:,}", f"{np.mean(seconds) / 60:.1f}"]
+    return f"{np.mean(seconds) / 60:.1f}"
+
+
+def _parameters(bench: Bench, rung: str) -> str:
+    model = bench.translator(rung, bench.seeds(rung)[0]).run.model
+    return f"{count_parameters(model).body:,}"
+
+
+def _training_speed(bench: Bench, rung: str) -> str:
+    model = bench.translator(rung, bench.seeds(rung)[0]).run.model
+    return f"{training_speed(model, [LENGTH])[0].tokens_per_second:,.0f}"
+
+
+def _decoding_speed(bench: Bench, rung: str) -> str:
+    translator = bench.translator(rung, bench.seeds(rung)[0])
+    return f"{decoding_speed(translator.translate, bench.test().sources[:TIMED]):,.0f}"
+
+
+EFFORT: Cells = {"updates": _updates, "training, minutes": _minutes}
+COST: Cells = {
+    "parameters without embeddings": _parameters,
+    "training, tokens/s": _training_speed,
+    "translating, tokens/s": _decoding_speed,
+}
 
 
 INTERVALS = "Points are means over seeds with t intervals, or one seed with a bootstrap interval."
@@ -94,11 +132,16 @@ def similarities(bench: Bench) -> Numbers:
         for seed in bench.seeds("cosine", "dot")
     ]
     rungs = asked(bench, 3)
+    caption = (
+        f"{INTERVALS} Speeds with all cores, in fp32: forward and backward over sentences of "
+        f"{LENGTH} tokens, and {min(TIMED, len(bench.test().sources))} test sentences as "
+        "nmt translate does them; first seed."
+    )
     return {
         "statistic": over_seeds(differences),
-        "counts": {"seeds": len(differences)},
+        "counts": _learnt(bench, ("dot", "cosine")),
         "differences": [plain(one) for one in differences],
-        **with_alignment(bench, rungs, _qualities(bench, rungs, INTERVALS)),
+        **with_alignment(bench, rungs, _qualities(bench, rungs, caption, COST)),
     }
 
 
@@ -106,7 +149,7 @@ def timings(bench: Bench) -> Numbers:
     """4: the current state asking minus the previous one, fed and not; windows by length."""
     pairs = [("luong_general", "previous_fed"), ("general", "previous")]
     rungs = asked(bench, 4)
-    numbers = with_alignment(bench, rungs, _qualities(bench, rungs, INTERVALS))
+    numbers = with_alignment(bench, rungs, _qualities(bench, rungs, INTERVALS, EFFORT))
     local = bench.have(("luong_general", "local_2", "local_4", "local_p"))
     test, language = bench.test(), bench.prepared().target_language
     labels, _ = length_buckets([len(source.split()) for source in test.sources])
@@ -121,79 +164,16 @@ def timings(bench: Bench) -> Numbers:
         by_category("source words", "BLEU", labels, series, title="Windows by length (first seed)")
     )
     apart = {f"{a} - {b}": gain(bench, [(a, b)]) for a, b in pairs}
-    return {"statistic": gain(bench, pairs), "counts": {}, "timings": apart, **numbers}
+    counts = _learnt(bench, BY_NUMBER[4].needs)
+    return {"statistic": gain(bench, pairs), "counts": counts, "timings": apart, **numbers}
 
 
 def starts(bench: Bench) -> Numbers:
     """6: a learnt start minus zeros, mean of the models with and without attention."""
     pairs = [("none", "none_zeros"), ("bahdanau", "bahdanau_zeros")]
     apart = {f"{a} - {b}": gain(bench, [(a, b)]) for a, b in pairs}
-    numbers = _qualities(bench, asked(bench, 6), INTERVALS)
+    numbers = _qualities(bench, asked(bench, 6), INTERVALS, EFFORT)
     return {"statistic": gain(bench, pairs), "counts": {}, "by_model": apart, **numbers}
-
-
-# ---- 7: speed ------------------------------------------------------------------------------------
-
-
-def parallel(bench: Bench) -> Numbers:
-    """7: training tokens/s of both models against sentence length, and quality against time."""
-    seed = bench.seeds("transformer", "bahdanau")[0]
-    rungs = ("transformer", "bahdanau")
-    speeds = {rung: training_speed(bench.translator(rung, seed).run.model) for rung in rungs}
-    lengths = [one.length for one in speeds["transformer"]]
-    ratios = [
-        a.tokens_per_second / b.tokens_per_second
-        for a, b in zip(speeds["transformer"], speeds["bahdanau"], strict=True)
-    ]
-    slope = slope_interval(np.log(lengths).tolist(), np.log(ratios).tolist())
-    return {
-        "statistic": plain(slope),
-        "counts": {"lengths timed": len(lengths)},
-        "panels": [
-            {
-                "kind": "lines",
-                "x_label": "source and target length, tokens",
-                "y_label": "training tokens a second",
-                "x_log": True,
-                "y_log": True,
-                "series": [
-                    {
-                        "name": name_of(rung),
-                        "x": lengths,
-                        "y": [one.tokens_per_second for one in speeds[rung]],
-                    }
-                    for rung in rungs
-                ],
-            },
-            {
-                "kind": "lines",
-                "title": "Quality on dev against time",
-                "x_label": "minutes of training",
-                "y_label": "BLEU, greedy",
-                "series": [_learning(bench, rung, seed) for rung in rungs],
-            },
-        ],
-        "caption": "Above: forward and backward over batches of equal size. Below: validations "
-        "of the two runs.",
-        "table": {
-            "columns": ["length", *(f"{name_of(r)}, tokens/s" for r in rungs), "ratio"],
-            "rows": [
-                [length, *(f"{speeds[r][i].tokens_per_second:,.0f}" for r in rungs), f"{ratio:.2f}"]
-                for i, (length, ratio) in enumerate(zip(lengths, ratios, strict=True))
-            ],
-        },
-    }
-
-
-def _learning(bench: Bench, rung: str, seed: int) -> dict[str, Any]:
-    """Dev BLEU over the minutes of training."""
-    minutes, values, last = [], [], 0.0
-    for record in bench.log(rung, seed):
-        last = record.get("seconds", last)
-        if record["kind"] == "validation" and "bleu" in record:
-            minutes.append(last / 60)
-            values.append(record["bleu"])
-    return {"name": name_of(rung), "x": minutes, "y": values}
 
 
 # ---- 11: noise -----------------------------------------------------------------------------------
@@ -258,80 +238,3 @@ def noise(bench: Bench) -> Numbers:
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
-
-
-# ---- 15: transfer --------------------------------------------------------------------------------
-
-
-def transfers(bench: Bench) -> Numbers:
-    """15: chrF on the new task against the number of its pairs, tuned and from scratch."""
-    sizes = [n for n in TRANSFER if bench.seeds(f"tuned_{n}", f"scratch_{n}")]
-    curves, seeds = {}, bench.seeds(f"tuned_{TRANSFER[2]}", f"scratch_{TRANSFER[2]}")
-    task = bench.only([f"{kind}_{n}" for kind in ("tuned", "scratch") for n in sizes])
-    for kind in ("tuned", "scratch"):
-        curves[kind] = [
-            float(np.mean([task.chrf(f"{kind}_{n}", s) for s in task.seeds(f"{kind}_{n}")]))
-            for n in sizes
-        ]
-    middle = (f"tuned_{TRANSFER[2]}", f"scratch_{TRANSFER[2]}")
-    return {
-        "statistic": gain(task, [middle]),
-        "counts": {"seeds": len(seeds)},
-        "panels": [
-            {
-                "kind": "lines",
-                "x_label": "pairs of the new task",
-                "y_label": "chrF, mean over sentences",
-                "x_log": True,
-                "series": [
-                    {"name": "from the old model", "x": sizes, "y": curves["tuned"]},
-                    {"name": "from nothing", "x": sizes, "y": curves["scratch"]},
-                ],
-            }
-        ],
-        "caption": "The new task is the other direction of translation, with the same tokenizer.",
-        "table": {
-            "columns": ["pairs", "from the old model, chrF", "from nothing, chrF"],
-            "rows": [
-                [f"{n:,}", f"{a:.1f}", f"{b:.1f}"]
-                for n, a, b in zip(sizes, curves["tuned"], curves["scratch"], strict=True)
-            ],
-        },
-    }
-
-
-# ---- 16: the pipeline ----------------------------------------------------------------------------
-
-
-def pipeline(bench: Bench) -> Numbers:
-    """16: the steps of the work, with what did each and how long it took here."""
-    prepared = bench.prepared()
-    rungs = asked(bench, 16)
-    minutes = {
-        rung: sum(
-            float(last_record(bench.training(rung, s).path / "log.jsonl").get("seconds", 0))
-            for s in bench.seeds(rung)
-        )
-        / 60
-        for rung in rungs
-    }
-    languages = f"{prepared.source_language} to {prepared.target_language}"
-    seed = bench.seeds("bahdanau")[0]
-    model = bench.config("bahdanau", seed).model
-    rows = [
-        ["1. goal", f"translate {languages}", "–"],
-        ["2. tools", "nmt train, evaluate, translate", "–"],
-        ["3. kind of attention", ", ".join(name_of(rung) for rung in rungs), "–"],
-        ["4. data", f"{len(prepared.train):,} pairs, nmt prepare", "–"],
-        ["5. architecture", f"{model.name}, width {model.width}", "–"],
-        ["6. training", "nmt train", f"{sum(minutes.values()):.1f}"],
-        ["7. evaluation", f"BLEU {quality_cells(bench, 'bahdanau')[0]}", "–"],
-        ["8. deployment", "nmt translate run=…", "–"],
-    ]
-    return {
-        "panels": [
-            bars("minutes of training", [name_of(rung) for rung in rungs], list(minutes.values()))
-        ],
-        "caption": "What each step was in this story, and the time of its trainings.",
-        "table": {"columns": ["step", "here", "minutes"], "rows": rows},
-    }
