@@ -10,18 +10,16 @@ from contextlib import contextmanager
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _LARGEST = 2**25  # glibc takes no larger threshold than this by itself
 _KEPT = 2**30
-
-
-_SHAPES = "64"
+_SHAPES = "256"
 
 
 def remember_few_shapes() -> None:
-    """Have oneDNN, and PyTorch around it, keep what they made for 64 shapes, if no one chose.
+    """Have oneDNN, and PyTorch around it, keep what they made for 256 shapes, if no one chose.
 
     For every shape of a product in bfloat16 they make code and workspace, and keep 1,024 of them.
-    The shapes of a step come again in it, those of another step hardly ever, since batches have
-    different sizes: kept, they took 1.7 GB after 90 steps of a small Transformer, and held the heap
-    apart. The variables are read at the first such product of a process.
+    Those of linear layers come again, since `models.projection` rounds their rows; those of
+    attention hardly ever, and held the heap apart. The variables are read at the first such product
+    of a process.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _SHAPES)
     os.environ.setdefault("LRU_CACHE_CAPACITY", _SHAPES)

@@ -54,4 +54,4 @@ def test_what_was_chosen_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
     remember_few_shapes()
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
-    assert os.environ.pop("LRU_CACHE_CAPACITY") == "64"
+    assert os.environ.pop("LRU_CACHE_CAPACITY") == "256"

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nmt.models.projection import linear
+
 
 def weigh(scores: Tensor, keep: Tensor | None) -> Tensor:
     """Masked softmax over the last axis, at least in fp32; the only one in the program.
@@ -80,7 +82,7 @@ class PerHead(nn.Module):
     def forward(self, x_BHNI: Tensor) -> Tensor:
         """[B, H, N, O] from [B, H, N, I]."""
         if self.heads == 1:
-            return F.linear(x_BHNI, self.weight)
+            return linear(x_BHNI, self.weight, None)
         weight_HOI: Tensor = self.weight.unflatten(0, (self.heads, -1))
         return x_BHNI @ weight_HOI.transpose(1, 2)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nmt.models.dropout import Dropout
+from nmt.models.projection import Linear, stacked
 
 LayerState = tuple[Tensor, Tensor | None]  # hidden state and, of an LSTM, cell: [N, D] each
 Step = Callable[[Tensor, list[LayerState]], list[LayerState]]  # fed vector and state to state
@@ -118,7 +119,7 @@ class _Anchor(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
-        inputs, gradients = (torch.cat(part) for part in zip(*ctx.seen, strict=True))
+        inputs, gradients = (stacked(part) for part in zip(*ctx.seen, strict=True))
         ctx.seen.clear()
         return (gradients.t() @ inputs).to(ctx.dtype), None
 
@@ -148,8 +149,8 @@ class Gates(nn.Module):
         super().__init__()
         self.lstm = cell == "lstm"
         gates = (4 if self.lstm else 3) * width
-        self.inputs = nn.Linear(inputs, gates)
-        self.hidden = nn.Linear(width, gates)
+        self.inputs = Linear(inputs, gates)
+        self.hidden = Linear(width, gates)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -(width**-0.5), width**-0.5)
 
@@ -178,7 +179,7 @@ class FedStack(nn.Module):
         super().__init__()
         cell, width = size.cell, size.width
         self.bottom = Gates(cell=cell, inputs=size.embedding, width=width)
-        self.fed = nn.Linear(width, self.bottom.hidden.out_features, bias=False)
+        self.fed = Linear(width, self.bottom.hidden.out_features, bias=False)
         nn.init.uniform_(self.fed.weight, -(width**-0.5), width**-0.5)
         self.upper = nn.ModuleList(
             Gates(cell=cell, inputs=width, width=width) for _ in range(size.layers - 1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nmt.models.attention import Score, weigh
 from nmt.models.dropout import drop
 from nmt.models.positions import Rotation, rotate
+from nmt.models.projection import Linear
 from nmt.models.seq2seq import Trace
 
 FUSED_FROM = 192  # keys from which a CPU's fused kernel trains faster in half precision
@@ -155,14 +156,14 @@ class MultiHead(nn.Module):
     def project(self, parts: int) -> nn.Linear:
         """One matrix for `parts` projections into heads."""
         inner = self.size.heads * self.size.head_width
-        linear = nn.Linear(self.size.width, parts * inner, bias=False)
+        linear = Linear(self.size.width, parts * inner, bias=False)
         for block_ID in linear.weight.chunk(parts):
             nn.init.xavier_uniform_(block_ID)
         return linear
 
     def output(self) -> nn.Linear:
         """The matrix from all contexts back to the width."""
-        linear = nn.Linear(self.size.heads * self.size.head_width, self.size.width)
+        linear = Linear(self.size.heads * self.size.head_width, self.size.width)
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)
         return linear

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from nmt.models.cells import FedStack, FreeStack, StackSize, State
 from nmt.models.dropout import Dropout
+from nmt.models.projection import Linear
 from nmt.models.recurrent_attention import Attention, History, Projected
 from nmt.models.seq2seq import (
     Attentions,
@@ -113,7 +114,7 @@ class Bridge(nn.Module):
         self.layers = size.layers
         self.parts = 2 if size.cell == "lstm" else 1
         outputs = self.parts * size.layers * size.width
-        self.out = nn.Linear(size.width, outputs) if kind == "learned" else None
+        self.out = Linear(size.width, outputs) if kind == "learned" else None
 
     def forward(self, last: State) -> State:
         """The decoder's first state [B, L, D] from the encoder's last."""
@@ -134,7 +135,7 @@ class Readout(nn.Module):
 
     def __init__(self, *, inputs: int, width: int, bias: bool) -> None:
         super().__init__()
-        self.out = nn.Linear(inputs, width, bias=bias)
+        self.out = Linear(inputs, width, bias=bias)
         nn.init.xavier_uniform_(self.out.weight)
 
     def forward(self, *parts: Tensor) -> Tensor:

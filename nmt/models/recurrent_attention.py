@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nmt.models.attention import Additive, Location, PerHead, Score, weigh_near, widened
 from nmt.models.dropout import Dropout
+from nmt.models.projection import Linear
 from nmt.models.seq2seq import Memory, Trace, take_rows
 
 
@@ -98,9 +99,9 @@ class Heads(nn.Module):
     def __init__(self, *, width: int, heads: int, head_width: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(width, heads * head_width, bias=False)
-        self.inputs = nn.Linear(width, 2 * heads * head_width, bias=False)
-        self.out = nn.Linear(heads * head_width, width, bias=False)
+        self.query = Linear(width, heads * head_width, bias=False)
+        self.inputs = Linear(width, 2 * heads * head_width, bias=False)
+        self.out = Linear(heads * head_width, width, bias=False)
         for weight in (self.query.weight, *self.inputs.weight.chunk(2), self.out.weight):
             nn.init.xavier_uniform_(weight)
 

@@ -18,10 +18,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nmt.errors import UserError
+from nmt.models.projection import Linear, linear
 
 AnyMemory = TypeVar("AnyMemory", bound="Memory")
 Trace = list[Tensor] | None  # where attention weights are collected, when someone asks
@@ -162,7 +162,7 @@ class Seq2Seq(nn.Module, ABC):
         self.output_bias = nn.Parameter(torch.zeros(target_vocab))
         # A tied output layer is as wide as the embedding: narrow the hidden states to it.
         narrow = tie != "none" and width != embedding
-        self.narrow = nn.Linear(width, embedding, bias=False) if narrow else None
+        self.narrow = Linear(width, embedding, bias=False) if narrow else None
         for weight in (self.target_embedding.weight, self.output_weight):
             if weight is not None:
                 nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
@@ -229,7 +229,7 @@ class Seq2Seq(nn.Module, ABC):
         return self.target_embedding.weight if self.output_weight is None else self.output_weight
 
     def _logits(self, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.linear(hidden if self.narrow is None else self.narrow(hidden), weight, bias)
+        return linear(hidden if self.narrow is None else self.narrow(hidden), weight, bias)
 
     def embed_source(self, source: Source) -> Tensor:
         """Source embeddings [B, S, E]; refuses streams that this model has no place for."""

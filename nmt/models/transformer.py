@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nmt.models.dropout import Dropout
 from nmt.models.multihead import CrossAttention, Past, Remembered, SelfAttention
 from nmt.models.positions import Positions, Rotation, rotation
+from nmt.models.projection import Linear
 from nmt.models.seq2seq import Attentions, Cache, Memory, Reads, Seq2Seq, Source, Trace, slots
 
 
@@ -64,10 +65,10 @@ class FeedForward(nn.Module):
 
     def __init__(self, *, width: int, inner: int, activation: str, dropout: float) -> None:
         super().__init__()
-        self.up = nn.Linear(width, inner)
+        self.up = Linear(width, inner)
         self.activation = nn.ReLU() if activation == "relu" else nn.GELU()
         self.dropout = Dropout(dropout)
-        self.down = nn.Linear(inner, width)
+        self.down = Linear(inner, width)
         for linear in (self.up, self.down):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)

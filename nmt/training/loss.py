@@ -2,7 +2,7 @@
 
 Label-smoothed cross-entropy of the target tokens, and losses on cross-attention weights. Shape
 letters: B rows, T target length, S source length, H heads, D width, V vocabulary, N kept target
-positions.
+positions, R rows that are projected.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from nmt.models.projection import spare_rows
 
 # How many logits are in float at a time: what stays in a CPU's cache, or fills a GPU.
 # Measured at [2048, 8000], width 256, one core: 32 rows at a time cost 20 ms over the projection
@@ -58,9 +60,11 @@ def label_smoothed_cross_entropy(
             does not need for its gradient (autograd raises otherwise).
         kept_N: the positions of the flattened [B*T] target that count.
     """
-    hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, kept_N)
+    # Rows that `project` would add are added here: the first position again, without a gradient.
+    rows_R = F.pad(kept_N, (0, spare_rows(hidden_BTD, len(kept_N))))
+    hidden_RD = hidden_BTD.flatten(0, 1).index_select(0, rows_R)
     target_N = target_out_BT.flatten().index_select(0, kept_N)
-    loss, nll = _SmoothedCrossEntropy.apply(project(hidden_ND), target_N, smoothing)
+    loss, nll = _SmoothedCrossEntropy.apply(project(hidden_RD), target_N, smoothing)
     return LossSums(loss, nll.detach(), len(kept_N))
 
 
@@ -129,22 +133,23 @@ def coverage_loss(cross: Sequence[Tensor], target_keep_BT: Tensor) -> Tensor:
 
 
 class _SmoothedCrossEntropy(torch.autograd.Function):
-    """(logits [N,V], targets [N], smoothing) -> (loss sum, nll sum), both 0-d."""
+    """(logits [R,V], targets [N], smoothing) -> (loss sum, nll sum), 0-d; N rows count."""
 
     @staticmethod
     def forward(
-        ctx: Any, logits_NV: Tensor, target_N: Tensor, smoothing: float
+        ctx: Any, logits_RV: Tensor, target_N: Tensor, smoothing: float
     ) -> tuple[Tensor, Tensor]:
-        vocabulary = logits_NV.shape[1]
-        chunk = CPU_CHUNK if logits_NV.device.type == "cpu" else GPU_CHUNK
-        exact = torch.float64 if logits_NV.dtype == torch.float64 else torch.float32
-        loss = torch.zeros((), dtype=exact, device=logits_NV.device)
+        vocabulary = logits_RV.shape[1]
+        chunk = CPU_CHUNK if logits_RV.device.type == "cpu" else GPU_CHUNK
+        exact = torch.float64 if logits_RV.dtype == torch.float64 else torch.float32
+        loss = torch.zeros((), dtype=exact, device=logits_RV.device)
         nll = torch.zeros_like(loss)
         rows = max(1, chunk // vocabulary)
         # Detached, the pieces still share the version counter: a hidden user of them is noticed.
-        for piece_CV, target_C in zip(
-            logits_NV.detach().split(rows), target_N.split(rows), strict=True
-        ):
+        logits_NV, others_V = logits_RV.detach().split(
+            [len(target_N), len(logits_RV) - len(target_N)]
+        )
+        for piece_CV, target_C in zip(logits_NV.split(rows), target_N.split(rows), strict=True):
             target_C1 = target_C.unsqueeze(1)
             log_prob_CV = piece_CV.log_softmax(1, dtype=exact)
             piece_nll = -log_prob_CV.gather(1, target_C1).sum()
@@ -155,12 +160,14 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
                 less_C1 = torch.full_like(target_C1, smoothing - 1, dtype=exact)
                 grad_CV.scatter_add_(1, target_C1, less_C1)
                 piece_CV.copy_(grad_CV)
-        ctx.save_for_backward(logits_NV, loss)
+        if ctx.needs_input_grad[0]:
+            others_V.zero_()
+        ctx.save_for_backward(logits_RV, loss)
         ctx.mark_non_differentiable(nll)
         return loss, nll
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        grad_NV, loss = ctx.saved_tensors
+        grad_RV, loss = ctx.saved_tensors
         poison = 1 + 0 * loss  # 1, or NaN where the loss is not finite
-        return grad_NV.detach().mul_(grads[0] * poison), None, None
+        return grad_RV.detach().mul_(grads[0] * poison), None, None
