@@ -23,7 +23,7 @@ def peak_of(side: Side, request: dict[str, Any]) -> dict[str, Any]:
 
 def measure(settings: Settings, report: Callable[[str], None]) -> dict[str, Any]:
     """Training on so many batches that what is kept for their shapes counts; beam 5 by forties."""
-    cycle, updates = (3, 1) if settings.quick else (60, 30)
+    cycle, updates = (3, 1) if settings.quick else (60, 20)
     found: dict[str, Any] = {"training": {}}
     for name in training.CASES:
         report(f"memory, training {name}")

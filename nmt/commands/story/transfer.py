@@ -51,8 +51,8 @@ def transfers(bench: Bench) -> Numbers:
             ),
         ],
         "caption": "The new task is the other direction of translation, with the same tokenizer "
-        f"and pairs that the old model has not been given. The old model has {before:.1f} chrF on "
-        "its own task.",
+        "and pairs that are drawn anew (some 1.4 % of the test sentences were in the old model's "
+        f"corpus, the other way round). The old model has {before:.1f} chrF on its own task.",
         "old_task": {"before": before, "after": dict(zip(map(str, sizes), after, strict=True))},
         "table": table(
             [
