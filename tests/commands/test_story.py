@@ -245,6 +245,19 @@ def test_claim_15_draws_its_pairs_once_a_seed(tmp_path: Path) -> None:
     }
 
 
+def test_a_story_goes_on_after_a_rung_that_starts_from_another(tmp_path: Path) -> None:
+    tiny = ["debug=tiny", "train.max_steps=2"]
+    config = compose.story([])
+    config.claims, config.scale = [15], 0.001
+    found = plan(config, "mini_en_fr", tiny, tmp_path)
+    first, second = found["transformer-s1"], found["tuned_100-s1"]
+    pair = {first.name: first, second.name: second}
+    story.check(pair)  # before anything is there
+    for training in pair.values():
+        assert main(["train", *training.words, f"run={training.path}"]) == 0
+        story.check(pair)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

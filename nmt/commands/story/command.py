@@ -121,7 +121,9 @@ def check(trainings: Mapping[str, Training]) -> None:
         UserError: unknown words, an impossible pair, a run of another configuration.
     """
     for training in trainings.values():
-        words = [word for word in training.words if not word.startswith("train.init_from=")]
+        words = list(training.words)
+        if not train.begun(training.path):  # what it starts from may not be there yet
+            words = [word for word in words if not word.startswith("train.init_from=")]
         train.checked(parse("train", [*words, f"run={training.path}"]))
 
 
