@@ -42,14 +42,18 @@ class Linear(nn.Linear):
 
 
 def spare_rows(x: Tensor, rows: int) -> int:
-    """How many rows `linear` would add to so many; who adds them to x itself saves it a copy."""
-    return rounded(rows) - rows if _dear(x) else 0
+    """How many rows `linear` would add to so many; who adds them to x itself saves it a copy.
+
+    None to no rows at all, of which there is none to repeat: an empty micro-batch of a process that
+    only waits for others.
+    """
+    return rounded(rows) - rows if rows and _dear(x) else 0
 
 
 def stacked(parts: Sequence[Tensor]) -> Tensor:
     """Parts [N, I] below each other, and rows of zeros as `linear` would add them."""
     spare = 0
-    if parts[0].device.type == "cpu" and parts[0].dtype != torch.float32:
+    if parts[0].device.type == "cpu" and parts[0].dtype == torch.bfloat16:
         rows = sum(map(len, parts))
         spare = rounded(rows) - rows
     return torch.cat([*parts, parts[0].new_zeros(spare, parts[0].shape[1])])
@@ -74,7 +78,7 @@ class _Product(torch.autograd.Function):
     ) -> Tensor:
         x_RI, narrow_OI = _with_rows(x, dtype), weight_OI.to(dtype)
         ctx.save_for_backward(x_RI, narrow_OI)
-        ctx.shape, ctx.types, ctx.biased = x.shape, (x.dtype, weight_OI.dtype), bias_O is not None
+        ctx.shape, ctx.types = x.shape, (x.dtype, weight_OI.dtype)
         out_RO = F.linear(x_RI, narrow_OI, None if bias_O is None else bias_O.to(dtype))
         # Cut off in place: a view as output would forbid whatever works in place on it.
         return out_RO.resize_(*x.shape[:-1], out_RO.shape[1])

@@ -156,6 +156,25 @@ def test_rows_added_to_the_loss_cost_nothing_and_learn_nothing() -> None:
     assert found[True][2][0, :2].count_nonzero() == 0  # what is not kept, the first place above all
 
 
+def test_an_empty_micro_batch_learns_nothing_and_does_not_fail() -> None:
+    layer, weight = Linear(8, 8), draw(20, 8).requires_grad_()
+    given = torch.zeros(0, 5, 8, requires_grad=True)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    with narrow():
+        sums = label_smoothed_cross_entropy(
+            lambda x: linear(x, weight, None),
+            layer(given),
+            nothing.reshape(0, 5),
+            nothing,
+            smoothing=0.1,
+        )
+    sums.loss.backward()
+    assert (sums.loss.item(), sums.tokens) == (0.0, 0)
+    for gradient in (weight.grad, layer.weight.grad):
+        assert gradient is not None
+        assert gradient.count_nonzero() == 0
+
+
 def test_a_loops_gradient_has_rows_added_too() -> None:
     for dtype, rows in ((torch.bfloat16, 40), (torch.float32, 37)):
         parts = [draw(30, 4).to(dtype), draw(7, 4, seed=1).to(dtype)]

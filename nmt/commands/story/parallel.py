@@ -132,7 +132,10 @@ def _note(
     """Which learning rates were tried, how large the models are, and who was ahead when."""
     by_rate = "; ".join(
         f"{name_of(name)} "
-        + ", ".join(f"{one.best:.1f} with {_rate(one.rate)}" for one in sorted(found, key=_of_rate))
+        + ", ".join(
+            f"{one.best:.1f} with {_rate(one.rate)}"
+            for one in sorted(found, key=lambda one: one.rate)
+        )
         for name, found in tried.items()
     )
     whole = all({one.rate for one in found} == set(RATES) for found in tried.values())
@@ -146,10 +149,6 @@ def _note(
         + f". Parameters without embeddings: {size}. After {end:.1f} minutes, when the first of "
         f"the two had ended: {ahead} BLEU on dev."
     )
-
-
-def _of_rate(one: Learning) -> float:
-    return one.rate
 
 
 def _rate(rate: float) -> str:
