@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from nmt.commands.story.bench import Bench
 from nmt.commands.story.measures import Numbers
 from nmt.commands.story.panels import name_of, table
 from nmt.evaluation.claims import RATES, rates
-from nmt.evaluation.speed import training_speed
+from nmt.evaluation.speed import Speed, training_speed
 from nmt.evaluation.statistics import plain, slope_interval
 from nmt.models.build import count_parameters
 
@@ -55,37 +56,7 @@ def parallel(bench: Bench) -> Numbers:
     return {
         "statistic": plain(slope_interval(np.log(lengths).tolist(), np.log(ratios).tolist())),
         "counts": {"lengths timed": len(lengths)},
-        "panels": [
-            {
-                "kind": "lines",
-                "x_label": "source and target length, tokens",
-                "y_label": "training tokens a second",
-                "x_log": True,
-                "y_log": True,
-                "series": [
-                    {
-                        "name": name_of(name),
-                        "x": lengths,
-                        "y": [one.tokens_per_second for one in speeds[name]],
-                    }
-                    for name in MODELS
-                ],
-            },
-            {
-                "kind": "lines",
-                "title": "Quality on dev against time",
-                "x_label": "minutes of training",
-                "y_label": "BLEU, greedy",
-                "series": [
-                    {
-                        "name": f"{name_of(name)}, {_rate(one.rate)}",
-                        "x": one.minutes,
-                        "y": one.bleu,
-                    }
-                    for name, one in chosen.items()
-                ],
-            },
-        ],
+        "panels": [_speeds(speeds), _qualities(chosen)],
         "caption": "Above: forward and backward over batches of equal size, in fp32. Below: "
         "validations of the two runs with the better learning rates, in the precision of their "
         "recipes; minutes are those of trainings that ran beside others.",
@@ -105,6 +76,37 @@ def parallel(bench: Bench) -> Numbers:
                 for i, (length, ratio) in enumerate(zip(lengths, ratios, strict=True))
             ],
         ),
+    }
+
+
+def _speeds(speeds: Mapping[str, list[Speed]]) -> dict[str, Any]:
+    return {
+        "kind": "lines",
+        "x_label": "source and target length, tokens",
+        "y_label": "training tokens a second",
+        "x_log": True,
+        "y_log": True,
+        "series": [
+            {
+                "name": name_of(name),
+                "x": [one.length for one in found],
+                "y": [one.tokens_per_second for one in found],
+            }
+            for name, found in speeds.items()
+        ],
+    }
+
+
+def _qualities(chosen: Mapping[str, Learning]) -> dict[str, Any]:
+    return {
+        "kind": "lines",
+        "title": "Quality on dev against time",
+        "x_label": "minutes of training",
+        "y_label": "BLEU, greedy",
+        "series": [
+            {"name": f"{name_of(name)}, {_rate(one.rate)}", "x": one.minutes, "y": one.bleu}
+            for name, one in chosen.items()
+        ],
     }
 
 
