@@ -381,19 +381,24 @@ def test_transfer_is_measured_on_each_draw_and_forgetting_on_the_old_task(
 
 @dataclass
 class Said:
-    """In place of `Translator`: what each run says to each source, and how often it was asked."""
+    """In place of `Translator`: what each run says to each source, and how often it was asked.
+
+    The best checkpoint is that of step 5; the later one of step 10 finds texts twice as probable.
+    """
 
     answers: dict[Path, dict[str, str]]
     asked: list[tuple[Path, list[str]]] = field(default_factory=list)
 
-    def load(self, run: Path, words: Sequence[str]) -> Any:
+    def load(self, run: Path, checkpoint: str, words: Sequence[str]) -> Any:
         def translate(lines: Sequence[str]) -> list[Any]:
             self.asked.append((run, list(lines)))
             return [SimpleNamespace(text=self.answers[run][line]) for line in lines]
 
         def score(sources: Sequence[str], targets: Sequence[str]) -> list[Any]:
             self.asked.append((run, list(sources)))
-            return [SimpleNamespace(log_prob=-9.0, tokens=n) for n in (2, 4) * (len(sources) // 2)]
+            log_prob = {"best": -9.0, "step-00000005": -9.0, "step-00000010": -4.5}[checkpoint]
+            lengths = (2, 4) * (len(sources) // 2)
+            return [SimpleNamespace(log_prob=log_prob, tokens=n) for n in lengths]
 
         return SimpleNamespace(translate=translate, score=score, run=SimpleNamespace(step=5))
 
@@ -430,9 +435,9 @@ def test_a_model_of_another_domain_against_one_that_travels(
     assert rows["Transformer of the other domain"][-1].startswith(f"{corpus:.1f} [")
 
     asked = len(said.asked)
-    assert asked == 5  # each of two test sets by each of two runs, and one loss
+    assert asked == 6  # each of two test sets by each of two runs, and a loss of each checkpoint
     assert travel(bench)["statistic"] == statistic
-    assert said.asked[asked:] == [(trained, abroad.sources)]  # outputs are kept, apart
+    assert said.asked[asked:] == [(trained, abroad.sources)] * 2  # outputs are kept, apart
 
 
 def test_the_losses_are_those_of_the_log_and_of_the_checkpoint_abroad(
@@ -451,9 +456,9 @@ def test_the_losses_are_those_of_the_log_and_of_the_checkpoint_abroad(
     assert set(dev) == {5, 10}
     trained_at = [train[max(n for n in train if n <= step)] for step in (5, 10)]
     [panel] = numbers["panels"]
-    assert [one["x"] for one in panel["series"]] == [[5, 10], [5, 10], [5]]
+    assert [one["x"] for one in panel["series"]] == [[5, 10], [5, 10], [5, 10]]
     assert [one["y"] for one in panel["series"]] == [
-        trained_at, [dev[5], dev[10]], [3.0],
+        trained_at, [dev[5], dev[10]], [3.0, 1.5],
     ]  # fmt: skip
     assert numbers["losses"] == {"dev": dev[5], "train": trained_at[0], "step": 5, "abroad": 3.0}
     assert numbers["statistic"]["value"] == 0.0

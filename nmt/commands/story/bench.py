@@ -91,10 +91,12 @@ class Bench:
         """The best checkpoint of a run, with all cores."""
         name = self.training(rung, seed).name
         if name not in self._open:
-            threads = f"train.threads={cores()}"
-            path = self.training(rung, seed).path
-            self._open[name] = Translator.load(path, words=[threads, *self.words])
+            self._open[name] = self._load(rung, seed, "best")
         return self._open[name]
+
+    def _load(self, rung: str, seed: int, checkpoint: str) -> Translator:
+        words = [f"train.threads={cores()}", *self.words]
+        return Translator.load(self.training(rung, seed).path, checkpoint=checkpoint, words=words)
 
     def translate(self, rung: str, seed: int) -> Callable[[Sequence[str]], list[str]]:
         """Texts in, texts out."""
@@ -146,9 +148,17 @@ class Bench:
         return sentence_chrf(self.outputs(rung, seed), self.test().references)
 
     def loss(self, rung: str, seed: int, pairs: int) -> float:
-        """Nats per token of so many test pairs under a run."""
+        """Nats per token of so many test pairs under the best checkpoint of a run."""
+        return self._loss(self.translator(rung, seed), pairs)
+
+    def losses(self, rung: str, seed: int, pairs: int) -> dict[int, float]:
+        """The same under each checkpoint that was kept, by step."""
+        kept = read_index(self.training(rung, seed).path / "checkpoints").kept
+        return {one.step: self._loss(self._load(rung, seed, one.name), pairs) for one in kept}
+
+    def _loss(self, translator: Translator, pairs: int) -> float:
         test = self.test()
-        scores = self.translator(rung, seed).score(test.sources[:pairs], test.references[0][:pairs])
+        scores = translator.score(test.sources[:pairs], test.references[0][:pairs])
         return -sum(one.log_prob for one in scores) / sum(one.tokens for one in scores)
 
     def quality(self, rung: str, seed: int, split: str = "test") -> dict[str, Any]:

@@ -11,7 +11,7 @@ from nmt.commands.story.panels import name_of, table
 from nmt.commands.story.sweeps import asked, gain
 
 READ = 300
-"""Sentences of the other domain over which the loss of the travelling model is taken."""
+"""Sentences of the other domain over which a loss of the travelling model is taken."""
 
 
 def travel(bench: Bench) -> Numbers:
@@ -19,11 +19,14 @@ def travel(bench: Bench) -> Numbers:
     abroad = bench.at("domain")
     rungs = asked(bench, 13)
     here, there = bench.data().name, abroad.data().name
-    losses = _losses(bench, abroad)
+    seed = bench.seeds("transformer", "domain")[0]
+    log, by_step = bench.log("transformer", seed), abroad.losses("transformer", seed, READ)
+    best = bench.translator("transformer", seed).run.step
+    losses = losses_at(log, best) | {"abroad": by_step[best]}
     return {
         "statistic": gain(abroad, [("domain", "transformer")]),
         "counts": {"sentences of another domain": len(abroad.test().sources)},
-        "panels": [_curves(bench, losses, here, there)],
+        "panels": [_curves(log, by_step, here, there)],
         "caption": f"The Transformer of {here}, first seed, its best checkpoint: a loss of "
         f"{losses['train']:.2f} in training, {losses['dev']:.2f} on dev and {losses['abroad']:.2f} "
         f"on {there}. The training loss has label smoothing and dropout in it, which make it "
@@ -47,18 +50,10 @@ def travel(bench: Bench) -> Numbers:
     }
 
 
-def _losses(bench: Bench, abroad: Bench) -> dict[str, float]:
-    """Nats per token of the Transformer's best checkpoint: training, dev, the other domain."""
-    seed = bench.seeds("transformer", "domain")[0]
-    step = bench.translator("transformer", seed).run.step
-    return losses_at(bench.log("transformer", seed), step) | {
-        "abroad": abroad.loss("transformer", seed, READ)
-    }
-
-
-def _curves(bench: Bench, losses: dict[str, float], here: str, there: str) -> dict[str, Any]:
-    """Training and dev loss at each validation, and what the best checkpoint has abroad."""
-    log = bench.log("transformer", bench.seeds("transformer", "domain")[0])
+def _curves(
+    log: list[dict[str, Any]], abroad: dict[int, float], here: str, there: str
+) -> dict[str, Any]:
+    """Training and dev loss at each validation; abroad, at those whose checkpoint was kept."""
     found = [losses_at(log, record["step"]) for record in log if record["kind"] == "validation"]
     steps = [one["step"] for one in found]
     return {
@@ -69,6 +64,6 @@ def _curves(bench: Bench, losses: dict[str, float], here: str, there: str) -> di
         "series": [
             {"name": "training", "x": steps, "y": [one["train"] for one in found]},
             {"name": "dev", "x": steps, "y": [one["dev"] for one in found]},
-            {"name": there, "x": [losses["step"]], "y": [losses["abroad"]]},
+            {"name": there, "x": list(abroad), "y": list(abroad.values())},
         ],
     }
