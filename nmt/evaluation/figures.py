@@ -73,7 +73,9 @@ def draw(panels: Sequence[Panel]) -> Figure:
             legend = axes.get_legend()
             names = len(legend.get_texts()) if legend else 0
             above = 7.0 + math.ceil(names / _columns(panel)) * LEGEND_ROW
-            axes.set_title(title, fontsize=FONT, loc="left", fontweight="bold", pad=above)
+            axes.set_title(
+                title, fontsize=FONT, loc="left", fontweight="bold", pad=above, parse_math=False
+            )
     return figure
 
 
@@ -138,9 +140,8 @@ def _lines(axes: Axes, panel: Panel) -> None:
         y = [math.nan if value is None else value for value in series["y"]]
         style = _style(number)
         if "low" in series:
-            down = [v - low if low is not None else 0.0 for v, low in zip(y, series["low"])]  # noqa: B905
-            up = [high - v if high is not None else 0.0 for v, high in zip(y, series["high"])]  # noqa: B905
-            axes.errorbar(x, y, [down, up], capsize=3, label=series["name"], **style)
+            ends = _reach(y, series["low"], series["high"])
+            axes.errorbar(x, y, ends, capsize=3, label=series["name"], **style)
         else:
             axes.plot(x, y, label=series["name"], **style)
     if categories:
@@ -165,14 +166,10 @@ def _points(axes: Axes, panel: Panel) -> None:
         ):
             if value is None:
                 continue
-            ends = [
-                [value - low if low is not None else 0.0],
-                [high - value if high is not None else 0.0],
-            ]
             axes.errorbar(
                 [value],
                 [row + shift],
-                xerr=ends,
+                xerr=_reach([value], [low], [high]),
                 capsize=3,
                 label=one["name"] if row == 0 else None,
                 **_style(number) | {"linestyle": "none"},
@@ -180,6 +177,18 @@ def _points(axes: Axes, panel: Panel) -> None:
     axes.set_yticks(range(len(rows)), rows)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     _finish(axes, panel, vertical=True)
+
+
+def _reach(
+    values: Sequence[float], lows: Sequence[float | None], highs: Sequence[float | None]
+) -> list[list[float]]:
+    """How far intervals reach down and up; not at all where an end is missing."""
+    down = zip(values, lows, strict=True)
+    up = zip(values, highs, strict=True)
+    return [
+        [0.0 if low is None else max(0.0, value - low) for value, low in down],
+        [0.0 if high is None else max(0.0, high - value) for value, high in up],
+    ]
 
 
 def _bars(axes: Axes, panel: Panel) -> None:
@@ -191,7 +200,7 @@ def _bars(axes: Axes, panel: Panel) -> None:
         hatch="///",
         height=0.6,
     )
-    axes.set_yticks(range(len(panel["rows"])), panel["rows"])
+    axes.set_yticks(range(len(panel["rows"])), panel["rows"], parse_math=False)
     axes.set_ylim(len(panel["rows"]) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3)
     _finish(axes, panel, vertical=True)

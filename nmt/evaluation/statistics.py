@@ -10,14 +10,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 SAMPLES = 2_000
 """Bootstrap samples behind an interval."""
-
-Verdict = Literal["equivalent", "different", "undecided"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +203,7 @@ def _percentiles(value: float, drawn: np.ndarray, n: int, confidence: float) -> 
     return Interval(value, float(low), float(high), n, confidence)
 
 
-# ---- shares, ranks, equivalence ------------------------------------------------------------------
+# ---- shares and ranks ---------------------------------------------------------------------------
 
 
 def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
@@ -222,7 +220,9 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Interval(share, max(0.0, centre - reach), min(1.0, centre + reach), n, confidence)
+    # A share of 0 or 1 is an end of its own interval, but for rounding.
+    low, high = min(share, max(0.0, centre - reach)), max(share, min(1.0, centre + reach))
+    return Interval(share, low, high, n, confidence)
 
 
 def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float | None:
@@ -238,21 +238,6 @@ def kendall_tau(x: Sequence[float], y: Sequence[float]) -> float | None:
     signs_a, signs_b = np.sign(a[first] - a[second]), np.sign(b[first] - b[second])
     untied = float(np.count_nonzero(signs_a)) * float(np.count_nonzero(signs_b))
     return None if untied == 0 else float(signs_a @ signs_b) / math.sqrt(untied)
-
-
-def equivalence(differences: Sequence[float], margin: float, alpha: float = 0.05) -> Verdict:
-    """Whether a mean difference lies within ±margin: two one-sided t tests (Schuirmann 1987).
-
-    They hold where the 1 - 2 alpha interval lies within the margin; "different" is an interval
-    wholly outside.
-
-    Raises:
-        ValueError: no values.
-    """
-    found = mean_interval(differences, 1 - 2 * alpha)
-    if -margin < found.low and found.high < margin:
-        return "equivalent"
-    return "different" if found.low > margin or found.high < -margin else "undecided"
 
 
 def _values(values: Sequence[float]) -> np.ndarray:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from nmt.errors import UserError
+from nmt.errors import UserError, one_line
 from nmt.evaluation.claims import Claim, Kind, Outcome, Verdict, judge
 from nmt.evaluation.figures import svg
 
@@ -98,19 +98,17 @@ class Story:
 def write(folder: Path, story: Story) -> list[Path]:
     """Write ``report.html``, ``report.md`` with ``figures/``, and ``report.json``; their paths.
 
+    A figure that cannot be drawn is left out, and its section says why: hours of training may lie
+    behind the rest.
+
     Raises:
         UserError: the folder cannot be written.
     """
-    drawn = {
-        section.claim.number: svg(
-            section.numbers["panels"], f"c{section.claim.number}", section.claim.title
-        )
-        for section in story.sections
-        if section.numbers and section.numbers.get("panels")
-    }
+    drawn: dict[int, str] = {}
+    shown = replace(story, sections=[_drawn(section, drawn) for section in story.sections])
     texts = {
-        "report.html": page(story, drawn),
-        "report.md": markdown(story),
+        "report.html": page(shown, drawn),
+        "report.md": markdown(shown),
         "report.json": json.dumps(as_json(story), ensure_ascii=False, indent=1) + "\n",
     }
     try:
@@ -124,6 +122,20 @@ def write(folder: Path, story: Story) -> list[Path]:
     except OSError as error:
         raise UserError(f"cannot write the report to {folder}: {error.strerror}") from error
     return [folder / name for name in texts]
+
+
+def _drawn(section: Section, drawn: dict[int, str]) -> Section:
+    """Draw the figure of a section into ``drawn``; the section without it where that fails."""
+    claim, numbers = section.claim, section.numbers or {}
+    if not numbers.get("panels"):
+        return section
+    try:
+        drawn[claim.number] = svg(numbers["panels"], f"c{claim.number}", claim.title)
+    except Exception as error:  # whatever a drawing library may raise
+        problem = f"Its figure could not be drawn ({type(error).__name__}: {one_line(error)})."
+        note = " ".join(filter(None, [numbers.get("note"), problem]))
+        return replace(section, numbers={**numbers, "panels": [], "note": note})
+    return section
 
 
 def _write(path: Path, text: str) -> None:
@@ -357,9 +369,11 @@ def _section(section: Section, figure: str) -> str:
         f'<p class="claim">{escape(claim.sentence)}</p>',
         *(f"<p>{escape(text)}</p>" for text in _paragraphs(section)),
     ]
+    caption = escape(str(numbers.get("caption") or ""))
     if figure:
-        caption = escape(str(numbers.get("caption", "")))
         parts.append(f"<figure>{figure}<figcaption>{caption}</figcaption></figure>")
+    elif caption:
+        parts.append(f"<p>{caption}</p>")
     if table := numbers.get("table"):
         parts.append(f'<div class="wide">{_table(table["columns"], table["rows"])}</div>')
     if section.command:

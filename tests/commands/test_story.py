@@ -228,6 +228,38 @@ def test_claim_7_tries_the_same_learning_rates_for_both(data: str, tmp_path: Pat
     assert sorted(tried["bahdanau"]) == sorted(RATES)
 
 
+def test_a_typed_word_does_not_make_a_rung_another_one(tmp_path: Path) -> None:
+    config = compose.story(["story.claims=[15]"])
+    with pytest.raises(UserError, match=r"data.reverse=true: rung tuned_100 .* sets data.reverse"):
+        plan(config, "mini_en_fr", ["data=mini_en_fr", "data.reverse=true"], tmp_path)
+    config = compose.story(["story.claims=[1]"])
+    found = plan(config, "mini_en_fr", ["data.reverse=true"], tmp_path)
+    assert "data.reverse=true" in found["bahdanau-s1"].words
+
+
+def test_a_rung_whose_predecessor_is_not_trained_here_is_refused(tmp_path: Path) -> None:
+    config = compose.story(["story.claims=[15]"])
+    config.rungs["blank"].only = ["multi30k_en_fr"]
+    with pytest.raises(UserError, match="rung scratch_100 starts from blank-s1, which is not"):
+        plan(config, "mini_en_fr", [], tmp_path)
+
+
+def test_a_story_does_not_go_on_with_runs_on_other_terms(tmp_path: Path) -> None:
+    config = compose.story(["story.claims=[2]", "story.scale=0.002"])
+    config.recipes["mini_en_fr/lstm"].warmup = 0
+    tiny = ["debug=tiny"]
+    [training] = plan(config, "mini_en_fr", tiny, tmp_path).values()
+    assert training.steps == 3
+    assert main(["train", *training.words, f"run={training.path}"]) == 0
+    story.check({"one": training})
+    config.scale = 0.004
+    with pytest.raises(UserError, match=r"begun with train.max_steps=3, .* asks for 6: choose"):
+        story.check(plan(config, "mini_en_fr", tiny, tmp_path))
+    config.scale = 0.002
+    with pytest.raises(UserError, match=r"begun with train.precision=bf16, .* asks for fp32"):
+        story.check(plan(config, "mini_en_fr", [*tiny, "train.precision=fp32"], tmp_path))
+
+
 def test_claim_15_draws_its_pairs_once_a_seed(tmp_path: Path) -> None:
     config = compose.story(["story.claims=[15]", "story.seeds=[1,2]"])
     found = plan(config, "mini_en_fr", [], tmp_path)
@@ -246,7 +278,7 @@ def test_claim_15_draws_its_pairs_once_a_seed(tmp_path: Path) -> None:
 
 
 def test_a_story_goes_on_after_a_rung_that_starts_from_another(tmp_path: Path) -> None:
-    tiny = ["debug=tiny", "train.max_steps=2"]
+    tiny = ["debug=tiny"]
     config = compose.story([])
     config.claims, config.scale = [15], 0.001
     found = plan(config, "mini_en_fr", tiny, tmp_path)

@@ -19,7 +19,15 @@ import torch
 
 from nmt import cli, compose
 from nmt.commands.pairs import Pairs
-from nmt.commands.story import alignment, heads, meaning, parallel, pipeline, sweeps
+from nmt.commands.story import (
+    alignment,
+    heads,
+    meaning,
+    measures,
+    parallel,
+    pipeline,
+    sweeps,
+)
 from nmt.commands.story import bench as bench_module
 from nmt.commands.story import command as story
 from nmt.commands.story.alignment import error_rate, gold_pairs, with_alignment
@@ -31,7 +39,7 @@ from nmt.commands.story.transfer import transfers
 from nmt.config import Source, resource
 from nmt.data.grammar import generate, load_lexicon, words
 from nmt.decoding.align import END, Explained, Gold, alignment_score, diagonal, read_links
-from nmt.evaluation.claims import QUALITY
+from nmt.evaluation.claims import BY_NUMBER, QUALITY, judge
 from nmt.evaluation.speed import Speed
 from nmt.models.heads import masked
 from nmt.translator import Translator
@@ -360,7 +368,7 @@ def test_transfer_is_measured_on_each_draw_and_forgetting_on_the_old_task(
     tuned = [chrf("tuned_1000-s1", other), chrf("tuned_1000-s2", trained)]
     scratch = [chrf("scratch_1000-s1", other), chrf("scratch_1000-s2", trained)]
     assert numbers["statistic"]["value"] == pytest.approx(np.mean(tuned) - np.mean(scratch))
-    assert numbers["counts"] == {"seeds": 2}
+    assert numbers["counts"] == {"draws of the pairs (seeds)": 2}
     new, old = numbers["panels"]
     assert [one["y"] for one in new["series"]] == [
         [pytest.approx(np.mean(tuned))], [pytest.approx(np.mean(scratch))],
@@ -476,3 +484,65 @@ def test_the_model_of_another_domain_differs_in_its_data_alone(tmp_path: Path) -
     assert abroad.data.source is Source.tsv
     assert (abroad.data.valid, abroad.data.test, abroad.data.languages) == (None, None, "en-fr")
     assert abroad.data.filters == compose.compose(["data=tsv", "data.train=x"]).data.filters
+
+
+# ---- what a corpus does not have -----------------------------------------------------------------
+
+
+@pytest.fixture
+def french(tmp_path: Path) -> Path:
+    """A run of two steps from French to English on the embedded corpus."""
+    short = ["train.max_steps=2", "train.validate_every=2", "train.metric=loss"]
+    short += ["data.reverse=true", "train.validate_sentences=0", "model=lstm_small"]
+    short += ["attention=luong_dot"]
+    assert cli.main(["train", "debug=tiny", *short, f"run={tmp_path / 'french'}"]) == 0
+    return tmp_path / "french"
+
+
+def test_what_is_english_alone_is_not_asked_of_another_source(french: Path, tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, bahdanau=french, luong_dot=french)
+    assert sweeps.noise(bench)["counts"] == {"test sentences": 0}
+    assert meaning.causes(bench)["counts"] == {"sentences": 0}
+    text = measures.anatomy(bench)["caption"].split("”")[0].removeprefix("“")
+    assert text in bench.test().sources
+
+
+def test_claim_5_counts_where_there_is_nothing_to_choose(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_of(tmp_path, none=trained, bahdanau=trained)
+    bench.sentences = 2
+    one = meaning.negation_items(bench)[0][:1]
+    monkeypatch.setattr(meaning, "negation_items", lambda bench: (one, "one pair"))
+    found = meaning.negation(bench)
+    assert found["counts"] == {"minimal pairs": 1}
+    assert [row[0] for row in found["table"]["rows"]] == ["no attention", "Bahdanau"]
+    assert judge(BY_NUMBER[5], found).outcome == "not testable here"  # type: ignore[union-attr]
+    monkeypatch.setattr(
+        bench, "_prepared", SimpleNamespace(source_language="en", target_language="ja")
+    )
+    monkeypatch.setattr(meaning, "negation_items", lambda bench: ([], ""))
+    assert meaning.negation(bench)["counts"] == {"minimal pairs": 0}
+
+
+def test_claim_1_leaves_out_what_has_no_counterpart(trained: Path, tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, none=trained, bahdanau=trained)
+    lonely = Training(
+        name="luong_dot-s2", rung="luong_dot", seed=2, words=(), path=trained, steps=10
+    )
+    bench.trainings = {**bench.trainings, lonely.name: lonely}
+    bench.sentences = 4
+    names = [row[0] for row in measures.length(bench)["table"]["rows"]]
+    assert names == ["no attention", "Bahdanau"]
+    bench.sentences = 1
+    assert "statistic" not in measures.length(bench)
+
+
+def test_home_is_the_storys_corpus_whoever_finished_first(
+    trained: Path, other: Path, tmp_path: Path
+) -> None:
+    bench = bench_of(tmp_path, domain=other, transformer=trained)
+    assert bench.data().name == "other"
+    bench.corpus = "mini_en_fr"
+    assert bench.data().name == "mini_en_fr"
+    assert bench.at("domain").data().name == "other"

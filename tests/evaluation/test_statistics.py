@@ -15,7 +15,6 @@ from nmt.evaluation.statistics import (
     bootstrap,
     bootstrap_mean,
     bootstrap_slope,
-    equivalence,
     kendall_tau,
     mean_interval,
     plain,
@@ -140,16 +139,10 @@ def test_tau_is_that_of_the_definition() -> None:
         kendall_tau([1, 2], [1])
 
 
-def test_equivalence_has_three_answers() -> None:
-    """Five differences of spread 0.1: the 90 % interval reaches 2.132 x 0.0707 to each side."""
-    near = [-0.1, 0.0, 0.1, -0.2, 0.2]
-    assert equivalence(near, 1.0) == "equivalent"
-    assert equivalence([d + 3 for d in near], 1.0) == "different"
-    assert equivalence([d - 3 for d in near], 1.0) == "different"
-    assert equivalence([d + 1 for d in near], 1.0) == "undecided"
-    assert equivalence([0.0], 1.0) == "undecided"
-    assert equivalence([d + 0.84 for d in near], 1.0) == "equivalent"
-    assert equivalence([d + 0.86 for d in near], 1.0) == "undecided"
+def test_an_interval_of_a_share_holds_the_share_to_the_last_bit() -> None:
+    for n in range(1, 1000):
+        assert wilson(n, n).high == 1.0
+        assert wilson(0, n).low == 0.0
 
 
 def test_plain_results_are_json() -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from nmt.commands.story.panels import points
 from nmt.evaluation.claims import CLAIMS, Kind
-from nmt.evaluation.figures import draw
+from nmt.evaluation.figures import draw, svg
+from nmt.evaluation.statistics import plain, wilson
 from nmt.evaluation.story import Section, Story, TrainingRow, write
 
 SERIES = {"name": "a < b & “c”", "y": [1.0, 2.5], "low": [0.5, None], "high": [1.5, None]}
@@ -153,6 +154,36 @@ def test_the_markdown_says_the_same(folder: Path) -> None:
         picture = (folder / name).read_text("utf-8")
         assert picture.startswith('<svg xmlns="http://www.w3.org/2000/svg"')
         assert len(picture) < 100_000
+
+
+def test_text_of_the_corpus_is_no_formula_and_a_share_of_one_has_an_interval() -> None:
+    share = plain(wilson(704, 704))
+    ends = {"value": [1.0], "low": [share["low"]], "high": [1.0 - 2**-53]}
+    pieces = ["$$", "$_$", r"$\\b$"]
+    panels = [
+        {"kind": "points", "rows": ["all kept"], "series": [{"name": "kept", **ends}]},
+        {"kind": "bars", "title": "before “$_$”", "rows": pieces, "values": [1.0, 2.0, 3.0]},
+        {"kind": "heat", "rows": pieces, "columns": pieces, "matrix": [[0.0, 1.0, 2.0]] * 3},
+    ]
+    drawn = svg(panels, "c1", "whatever was in the text")
+    assert "$_$" in drawn
+    assert "before “$_$”" in drawn
+
+
+def test_a_figure_that_cannot_be_drawn_costs_no_more_than_itself(tmp_path: Path) -> None:
+    panels = {1: [{**PANELS["bars"], "kind": "pie"}], 2: [PANELS["heat"]]}
+    sections = [
+        Section(claim=claim, numbers={"panels": panels[claim.number], "note": "Here."})
+        for claim in CLAIMS[:2]
+    ]
+    write(tmp_path, Story(title="t", facts=[], sections=sections, trainings=[]))
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / name).read_text("utf-8")
+        assert "Its figure could not be drawn (KeyError: " in text
+        assert text.count("could not be drawn") == 1
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["claim-2.svg"]
+    found = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert found["claims"][0]["numbers"]["panels"] == panels[1]
 
 
 def test_a_long_title_stays_inside_the_figure() -> None:

@@ -38,7 +38,8 @@ class Bench:
         trainings: the finished ones, by name.
         sentences: how many test sentences are read; None is all.
         words: how to compute, such as ``train.device=cpu``.
-        home: the rung whose corpus is measured on; empty is that of the first training.
+        corpus: name of the corpus that is measured on; empty is that of the first training.
+        home: a rung whose corpus is measured on instead.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Bench:
     sentences: int | None = None
     words: Sequence[str] = ()
     say: Callable[[str], None] = lambda text: None
+    corpus: str = ""
     home: str = ""
     _open: dict[str, Translator] = field(default_factory=dict)
     _prepared: Prepared | None = None
@@ -85,7 +87,17 @@ class Bench:
 
     def _first(self) -> Training:
         """The first training at home."""
-        return next(t for t in self.trainings.values() if self.home in ("", t.rung))
+        if self.home:
+            return next(t for t in self.trainings.values() if t.rung == self.home)
+        return next(
+            training
+            for training in self.trainings.values()
+            if self.corpus in ("", runs.stored_config(training.path).data.name)
+        )
+
+    def forget(self) -> None:
+        """Let go of the models that are open; each is opened again when it is asked for."""
+        self._open.clear()
 
     def translator(self, rung: str, seed: int) -> Translator:
         """The best checkpoint of a run, with all cores."""

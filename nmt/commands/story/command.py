@@ -36,7 +36,7 @@ from nmt.commands.story.ladder import (
     plan,
     train_process,
 )
-from nmt.config import StoryConfig
+from nmt.config import Config, StoryConfig
 from nmt.errors import UserError, one_line
 from nmt.evaluation.claims import CLAIMS, Claim, Kind
 from nmt.evaluation.story import Section, Story, TrainingRow, write
@@ -61,6 +61,11 @@ MEASURES: dict[int, Callable[[Bench], dict[str, Any]]] = {
 }
 EDITIONS = dict.fromkeys(MEASURES, 3) | {3: 5, 4: 4, 7: 4, 10: 4, 13: 4, 15: 4, 16: 4}
 """Of the measurements: those that were kept by another edition are made again."""
+SAME = (
+    *("train.max_steps", "train.max_epochs", "train.max_minutes", "train.patience"),
+    *("train.precision", "train.validate_every"),
+)
+"""What `nmt train` lets a run change when it goes on, and a story does not."""
 
 
 def main(arguments: Arguments) -> int:
@@ -85,6 +90,7 @@ def main(arguments: Arguments) -> int:
                 folder,
                 trainings,
                 states,
+                base.data.name,
                 words=[word for word in typed if word.startswith("train.device=")],
                 again=lambda number: command(arguments, number),
             )
@@ -104,7 +110,8 @@ def main(arguments: Arguments) -> int:
             reason = section.verdict.reason if section.verdict else section.problem
             print(f"{section.claim.number:>2}  {section.state:18}  {section.claim.title}  {reason}")
     print(report)
-    return 1 if any(state.status == "failed" for state in states.values()) else 0
+    failed = [*(state.status for state in states.values()), *(one.state for one in sections)]
+    return 1 if "failed" in failed else 0
 
 
 def command(arguments: Arguments, claim: int | None = None) -> str:
@@ -124,7 +131,26 @@ def check(trainings: Mapping[str, Training]) -> None:
         words = list(training.words)
         if not train.begun(training.path):  # what it starts from may not be there yet
             words = [word for word in words if not word.startswith("train.init_from=")]
-        train.checked(parse("train", [*words, f"run={training.path}"]))
+        config, run = train.checked(parse("train", [*words, f"run={training.path}"]))
+        if train.begun(run):
+            refuse_mixture(runs.stored_config(run), config, run)
+
+
+def refuse_mixture(stored: Config, config: Config, run: Path) -> None:
+    """Refuse to go on with a run on other terms than the runs beside it.
+
+    `nmt train` may change how long a run is to be and how it computes; a story compares runs.
+
+    Raises:
+        UserError: says what differs, and what to do.
+    """
+    old, new = compose.flat(stored), compose.flat(config)
+    for key in SAME:
+        if old[key] != new[key]:
+            raise UserError(
+                f"{run} was begun with {key}={old[key]}, and this story asks for {new[key]}: "
+                "choose another run=…, or the words (story.scale=, …) it was begun with"
+            )
 
 
 def climb(folder: Path, trainings: Mapping[str, Training], jobs: int) -> dict[str, State]:
@@ -155,12 +181,13 @@ def measure(
     folder: Path,
     trainings: Mapping[str, Training],
     states: Mapping[str, State],
+    corpus: str,
     words: Sequence[str],
     again: Callable[[int], str],
 ) -> list[Section]:
     """A section for every claim: measured, or why not."""
     done = {n: t for n, t in trainings.items() if states[n].status == "finished"}
-    bench = Bench(folder, done, config.sentences, words, _say)
+    bench = Bench(folder, done, config.sentences, words, _say, corpus)
     sections = []
     for claim in CLAIMS:
         numbers, problem = None, ""
@@ -174,6 +201,7 @@ def measure(
             problem = lacking
         else:
             numbers, problem = measured(claim, bench)
+            bench.forget()
         sections.append(
             Section(
                 claim=claim,
@@ -250,12 +278,17 @@ def row(training: Training, state: State) -> TrainingRow:
 
 
 def facts_of(config: StoryConfig, data: str, device: torch.device) -> list[tuple[str, str]]:
+    budget = [config.budget, f"seeds {', '.join(map(str, config.seeds))}"]
+    if config.scale != 1:
+        budget.append(f"{config.scale:g} times the updates")
+    if config.sentences is not None:
+        budget.append(f"the first {config.sentences:,} test sentences")
     machine = f"{platform.machine()}, {cores()} cores"
     if device.type == "cuda":
         machine += f", {torch.cuda.get_device_name(device)}"
     return [
         ("corpus", data),
-        ("budget", f"{config.budget}, seeds {', '.join(map(str, config.seeds))}"),
+        ("budget", ", ".join(budget)),
         ("written", date.today().isoformat()),
         ("with", f"nmt {__version__}, PyTorch {torch.__version__}, {machine}"),
     ]

@@ -72,7 +72,8 @@ def plan(config: StoryConfig, data: str, typed: Sequence[str], folder: Path) -> 
         folder: the story's run directory.
 
     Raises:
-        UserError: a rung with a recipe or a predecessor that the preset does not have.
+        UserError: a rung with a recipe or a predecessor that the preset does not have for this
+            corpus, or a typed word that would make a rung another one.
     """
     asked = [BY_NUMBER[number] for number in config.claims]
     wanted = {rung for claim in asked for rung in (*claim.needs, *claim.also)}
@@ -87,6 +88,7 @@ def plan(config: StoryConfig, data: str, typed: Sequence[str], folder: Path) -> 
             steps = max(1, round(recipe.steps * rung.times * config.scale))
             ends = [f"train.max_steps={steps}", f"optim.warmup={min(recipe.warmup, steps // 4)}"]
             own = [word.replace("{seed}", str(seed)) for word in rung.words]
+            _refuse_typed(typed, name, own)
             words = [*recipe.words, *own, *typed, *ends, f"seed={seed}"]
             after = f"{rung.after}-s{seed}" if rung.after else ""
             if after:
@@ -100,7 +102,29 @@ def plan(config: StoryConfig, data: str, typed: Sequence[str], folder: Path) -> 
                 steps=steps,
                 after=after,
             )
+    for training in found.values():
+        if training.after and training.after not in found:
+            raise UserError(
+                f"configs/story: rung {training.rung} starts from {training.after}, which is not "
+                "trained here: give that rung to this corpus, and have a claim name it"
+            )
     return found
+
+
+def _refuse_typed(typed: Sequence[str], rung: str, own: Sequence[str]) -> None:
+    """Refuse typed words that would take from a rung what makes it that rung.
+
+    Raises:
+        UserError: says which word, and what to do.
+    """
+    keys = {word.partition("=")[0] for word in own}
+    for word in typed:
+        key = word.partition("=")[0]
+        if key in keys:
+            raise UserError(
+                f"{word}: rung {rung} of the story sets {key} itself; leave the word out, or the "
+                "claims that read this rung (story.claims=)"
+            )
 
 
 def _recipe(config: StoryConfig, data: str, name: str, rung: str) -> RecipeConfig:

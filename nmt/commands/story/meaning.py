@@ -23,7 +23,7 @@ from nmt.evaluation.probes.contrastive import (
     grammar_items,
     read_negation,
 )
-from nmt.evaluation.probes.cues import find_cues
+from nmt.evaluation.probes.cues import find_cues, has_rules
 from nmt.evaluation.probes.masking import Masking, masking
 from nmt.evaluation.probes.negation import negation_kept
 from nmt.evaluation.probes.pronouns import (
@@ -59,8 +59,11 @@ def negation(bench: Bench) -> Numbers:
     rungs = bench.have(ALL)
     items, origin = negation_items(bench)
     counts = {"minimal pairs": len({item.group for item in items})}
+    prepared = bench.prepared()
+    if not (has_rules(prepared.source_language) and has_rules(prepared.target_language)):
+        return {"counts": counts, "note": "No rule here finds negations in these languages."}
     kept = {rung: _kept(bench, rung) for rung in rungs}
-    if not items:
+    if counts["minimal pairs"] < 2:  # one source alone cannot be shuffled
         shares = [[name_of(r), one["negations"], _percent(one["share"])] for r, one in kept.items()]
         return {"counts": counts, "table": table(["model", "negations", "kept, %"], shares)}
     found = {}
@@ -75,7 +78,8 @@ def negation(bench: Bench) -> Numbers:
     return {
         "statistic": times(over_seeds(gains), 100.0),
         "counts": counts,
-        "caption": f"{origin}. The line at 50 % is guessing. Intervals are 95 %.",
+        "caption": f"{origin}. The line at 50 % is guessing. Intervals are 95 %. Negations "
+        "kept are those of the first seed.",
         "kept": kept,
         **saturated(over_seeds([x.by_sum.accuracy for x in found["none"].values()]), kept),
         **_negation_shown({rung: list(ones.values()) for rung, ones in found.items()}, kept),
@@ -219,7 +223,8 @@ def pronouns(bench: Bench) -> Numbers:
             _head_panel(np.mean(grids, 0) * 100),
         ],
         "caption": "Above: il or elle, with 95 % intervals. Below: how much more attention the "
-        "pronoun gives to a noun when it is the antecedent, mean over test pairs; chosen on dev "
+        "pronoun gives to a noun when it is the antecedent, mean over test pairs. Translations are "
+        "those of the first seed. Chosen on dev "
         f"pairs: layer and head {', '.join(f'{layer}.{head}' for layer, head in heads)}.",
         "table": table(
             ["model", "right sentences, %", "both of a pair, %", "neither il nor elle"],
@@ -309,8 +314,12 @@ def _pronoun_accuracy(bench: Bench, rung: str, pairs: Sequence[PronounPair]) -> 
 
 def causes(bench: Bench) -> Numbers:
     """Attention to each source word against what masking the word costs."""
+    if bench.prepared().source_language != "en":
+        return {"counts": {"sentences": 0}, "note": "The words put over others are English."}
     rungs = [rung for rung in bench.have(ALL) if not rung.startswith("none")]
     found = {rung: [_masked(bench, rung, s) for s in bench.seeds(rung)] for rung in rungs}
+    if not all(one.raw_taus for ones in found.values() for one in ones):
+        return {"counts": {"sentences": 0}, "note": "No sentence is long enough to be ranked."}
     raw = [over_seeds([_known(one.raw) for one in ones]) for ones in found.values()]
     weighted = [over_seeds([_known(one.weighted) for one in ones]) for ones in found.values()]
     first = found["bahdanau"][0]
@@ -367,6 +376,6 @@ def _tau_panel(taus: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 
 
 def _known(interval: Interval | None) -> Interval:
-    """The models that are asked have attention."""
+    """The models that are asked have attention, and there are sentences."""
     assert interval is not None
     return interval

@@ -36,7 +36,11 @@ SENTENCE = "The animal didn't cross the street because it was too tired."
 def length(bench: Bench) -> Numbers:
     """The gain of attention over none, sentence by sentence, against source length."""
     lengths = [len(source.split()) for source in bench.test().sources]
-    rungs = bench.have(("bahdanau", "luong_general", "luong_dot", "transformer", "none_long"))
+    counts = {f"test sentences of more than {LONG} words": sum(n > LONG for n in lengths)}
+    if len(set(lengths)) < 2:
+        return {"counts": counts, "note": "All test sentences have one length."}
+    asked = ("bahdanau", "luong_general", "luong_dot", "transformer", "none_long")
+    rungs = [rung for rung in bench.have(asked) if bench.seeds("none", rung)]
     effects = {rung: _effects(bench, rung) for rung in rungs}
     slopes = {rung: over_seeds([e.slope for e in found]) for rung, found in effects.items()}
     gain = np.mean([e.differences for e in effects["bahdanau"]], 0)
@@ -45,7 +49,7 @@ def length(bench: Bench) -> Numbers:
     everything = ("none", *rungs)
     return {
         "statistic": slopes["bahdanau"],
-        "counts": {f"test sentences of more than {LONG} words": sum(n > LONG for n in lengths)},
+        "counts": counts,
         "panels": [
             by_category(
                 "source words",
@@ -146,7 +150,8 @@ def anatomy(bench: Bench) -> Numbers:
     """A sentence in the model with the dot product, taken apart."""
     seed = bench.seeds("luong_dot")[0]
     translator = bench.translator("luong_dot", seed)
-    own = bench.config("luong_dot", seed).data.source == Source.grammar
+    data = bench.config("luong_dot", seed).data
+    own = data.source == Source.grammar and not data.reverse
     text = SENTENCE if own else min(bench.test().sources, key=lambda s: abs(len(s.split()) - 9))
     found = translator.translate([text])[0]
     parts = dissect(

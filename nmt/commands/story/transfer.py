@@ -37,7 +37,7 @@ def transfers(bench: Bench) -> Numbers:
     after = [_mean(old, f"tuned_{n}") for n in sizes]
     return {
         "statistic": over_seeds([bootstrap_mean(one.tolist()) for one in differences]),
-        "counts": {"seeds": len(seeds)},
+        "counts": {"draws of the pairs (seeds)": len(seeds)},
         "panels": [
             _curves(
                 "The new task",

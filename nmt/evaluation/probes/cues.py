@@ -19,6 +19,11 @@ WORD = re.compile(r"n't\b|\w+?(?=n't\b)|\w+'(?=\w)|\w+(?:-\w+)*|[^\w\s]")
 """Words; n't, and a French word before its apostrophe (n', qu', d'), stand alone."""
 
 
+def has_rules(language: str) -> bool:
+    """Whether negations of a language, with or without a region, are found by rule."""
+    return _rules_of(language) is not None
+
+
 def find_cues(text: str, language: str) -> list[str]:
     """The cue of each negation, in the order of the text.
 
@@ -28,13 +33,17 @@ def find_cues(text: str, language: str) -> list[str]:
     Raises:
         UserError: another language, for which there are no rules.
     """
-    found = RULES.get(re.split("[-_]", language.lower())[0])
+    found = _rules_of(language)
     if found is None:
         raise UserError(
             f"negations are found by rule in {', '.join(RULES)}, not in {language!r}: leave this "
             "probe out for other languages"
         )
     return found(WORD.findall(text.replace("’", "'")))
+
+
+def _rules_of(language: str) -> Callable[[list[str]], list[str]] | None:
+    return RULES.get(re.split("[-_]", language.lower())[0])
 
 
 def _listed(text: str) -> frozenset[str]:
