@@ -264,7 +264,7 @@ COMMANDS = {
             "run": "the story's directory; default runs/story-<data>; goes on where it stopped",
             "data.root": "the folder in which corpus files lie",
             "data.cache": "the folder for prepared data",
-            "story.budget": "default, or full: all claims, three seeds, all sweeps",
+            "story.budget": "default, or full: all claims that are built, three seeds, all sweeps",
             "story.claims": "numbers of claims, as [1,5,8]",
             "story.seeds": "seeds of every training, as [1,2,3]",
             "story.jobs": "trainings at once; default one a core, or one on an accelerator",

@@ -23,6 +23,7 @@ from nmt import stored
 from nmt.config import FORMAT, Config, StoryConfig, resource
 from nmt.errors import UserError
 from nmt.files import read_file, replace_file
+from nmt.idle import refuse_idle
 from nmt.presets import (
     EXTRA_GROUPS,
     GROUPS,
@@ -318,7 +319,7 @@ def with_words(config: Config, words: Sequence[str]) -> Config:
     A group choice (``search=greedy``) applies what its preset file says.
 
     Raises:
-        UserError: as :func:`compose`.
+        UserError: as :func:`compose`, and for a word that would change nothing.
     """
     from omegaconf import OmegaConf
 
@@ -331,7 +332,9 @@ def with_words(config: Config, words: Sequence[str]) -> Config:
             tree[key] = plain(compose([f"{key}={value}"]))[key]
         else:
             OmegaConf.update(tree, key, value)
-    return to_config(tree)
+    found = to_config(tree)
+    refuse_idle(found, words)
+    return found
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:

@@ -594,7 +594,7 @@ class SearchConfig:
         _at_least(0, "search", self, "min_length", "no_repeat_ngram", "top_k")
         _at_least(0, "search", self, "length_penalty", "coverage_penalty")
         _above(0, "search", self, "max_length_ratio", "temperature", "top_p")
-        if self.n_best > self.beam:
+        if self.n_best > self.beam and not self.sample:
             raise UserError(
                 f"search.n_best={self.n_best} needs search.beam of at least that, got {self.beam}"
             )

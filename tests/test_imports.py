@@ -22,7 +22,8 @@ ALLOWED = {
     "files": {"errors"},
     "presets": {"config", "errors"},
     "stored": {"config"},
-    "compose": {"config", "errors", "files", "presets", "stored"},
+    "idle": {"config", "errors"},
+    "compose": {"config", "errors", "files", "idle", "presets", "stored"},
     "multirun": {"compose", "errors", "presets"},
     "data": {"data", "errors", "files"},
     "data.prepare": {"data", "config", "errors", "files"},
@@ -35,7 +36,7 @@ ALLOWED = {
     "runs": {"compose", "config", "data", "models", "training", "errors", "files"},
     "translator": {"runs", "config", "decoding", "models", "data", "errors"},
     "commands": {
-        *("commands", "cli", "completion", "compose", "config", "multirun", "runs"),
+        *("commands", "cli", "completion", "compose", "config", "idle", "multirun", "runs"),
         *("allocator", "translator", "errors", "files"),
         *("data", "models", "training", "decoding", "evaluation"),
     },

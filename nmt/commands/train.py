@@ -24,6 +24,7 @@ from nmt.data.prepare import prepare
 from nmt.data.prepared import Prepared
 from nmt.data.tokenizer import BOS, EOS, PAD, Tokenizer, Tokenizers
 from nmt.errors import UserError
+from nmt.idle import refuse_idle
 from nmt.models.build import build_model, check_pair, count_parameters
 from nmt.models.seq2seq import Seq2Seq, Source
 from nmt.models.shapes import shapes_only
@@ -66,6 +67,8 @@ def checked(arguments: Arguments) -> tuple[Config, Path]:
     config, run = settle(arguments)
     check_pair(config.model, config.attention, joint=config.tokenizer.joint)
     check_cross(config)
+    if not begun(run):  # a run that is there was begun with its words
+        refuse_idle(config, arguments.words)
     return config, run
 
 
