@@ -20,7 +20,7 @@ SAMPLING = ("temperature", "top_k", "top_p")
 
 def idle(config: Config) -> dict[str, str]:
     """The keys that change nothing in a configuration, each with what would make it count."""
-    found = {}
+    found: dict[str, str] = {}
     model, attention, optim = config.model, config.attention, config.optim
     if model.kind is ModelKind.transformer:
         found |= {f"model.{name}": "a recurrent model (model=lstm)" for name in RECURRENT}
