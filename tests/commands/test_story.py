@@ -368,6 +368,7 @@ def test_a_report_with_a_failure_and_measurements_that_are_kept(
     assert found[12]["reason"] == "failed: ValueError: broken"
     assert found[10]["verdict"] == found[8]["verdict"] == "reproduced"
     assert found[3]["state"] == "not asked"
+    assert "seed 1 alone (intervals are over sentences" in (run / "report.md").read_text("utf-8")
     (run / "findings").mkdir()
     (run / "findings" / "1.txt").write_text("The disk was full, says the log.\n", "utf-8")
     assert main(["story", f"run={run}", "train.device=cpu", "story.jobs=6"]) == 1

@@ -278,7 +278,11 @@ def row(training: Training, state: State) -> TrainingRow:
 
 
 def facts_of(config: StoryConfig, data: str, device: torch.device) -> list[tuple[str, str]]:
-    budget = [config.budget, f"seeds {', '.join(map(str, config.seeds))}"]
+    seeds = f"seeds {', '.join(map(str, config.seeds))}"
+    if len(config.seeds) == 1:
+        known = "intervals are over sentences, seeds may differ more"
+        seeds = f"seed {config.seeds[0]} alone ({known})"
+    budget = [config.budget, seeds]
     if config.scale != 1:
         budget.append(f"{config.scale:g} times the updates")
     if config.sentences is not None:
