@@ -374,6 +374,10 @@ def test_a_report_with_a_failure_and_measurements_that_are_kept(
     assert main(["story", f"run={run}", "train.device=cpu", "story.jobs=6"]) == 1
     assert calls == [2, 8, 10, 12, 12]
     assert "The disk was full, says the log." in (run / "report.md").read_text("utf-8")
+    monkeypatch.setattr(story, "train_process", lambda threads: Spawner())
+    whole = [f"run={tmp_path / 'whole'}", "train.device=cpu", "story.jobs=6"]
+    assert main(["story", *whole, "story.claims=[10]"]) == 0
+    assert main(["story", *whole, "story.claims=[10,12]"]) == 1  # a measurement failed
 
 
 def test_a_training_is_a_process_of_its_own(tmp_path: Path, monkeypatch: Any) -> None:
