@@ -258,6 +258,9 @@ def test_a_story_does_not_go_on_with_runs_on_other_terms(tmp_path: Path) -> None
     config.scale = 0.002
     with pytest.raises(UserError, match=r"begun with train.precision=bf16, .* asks for fp32"):
         story.check(plan(config, "mini_en_fr", [*tiny, "train.precision=fp32"], tmp_path))
+    config.recipes["mini_en_fr/lstm"].words.remove("train.precision=bf16")  # no word for it now
+    with pytest.raises(UserError, match=r"begun with train.precision=bf16, .* asks for fp32"):
+        story.check(plan(config, "mini_en_fr", tiny, tmp_path))
 
 
 def test_claim_15_draws_its_pairs_once_a_seed(tmp_path: Path) -> None:

@@ -131,20 +131,23 @@ def check(trainings: Mapping[str, Training]) -> None:
         words = list(training.words)
         if not train.begun(training.path):  # what it starts from may not be there yet
             words = [word for word in words if not word.startswith("train.init_from=")]
-        config, run = train.checked(parse("train", [*words, f"run={training.path}"]))
+        arguments = parse("train", [*words, f"run={training.path}"])
+        _, run = train.checked(arguments)
         if train.begun(run):
-            refuse_mixture(runs.stored_config(run), config, run)
+            verbatim = {key: value for key, value in arguments.own.items() if key != "run"}
+            anew = compose.compose(arguments.words, None, verbatim)
+            refuse_mixture(runs.stored_config(run), anew, run)
 
 
-def refuse_mixture(stored: Config, config: Config, run: Path) -> None:
-    """Refuse to go on with a run on other terms than the runs beside it.
+def refuse_mixture(stored: Config, anew: Config, run: Path) -> None:
+    """Refuse to go on with a run that would be trained otherwise if it began ``anew``.
 
     `nmt train` may change how long a run is to be and how it computes; a story compares runs.
 
     Raises:
         UserError: says what differs, and what to do.
     """
-    old, new = compose.flat(stored), compose.flat(config)
+    old, new = compose.flat(stored), compose.flat(anew)
     for key in SAME:
         if old[key] != new[key]:
             raise UserError(
