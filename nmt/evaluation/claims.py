@@ -274,6 +274,7 @@ CLAIMS: tuple[Claim, ...] = (
             unit="chrF points",
             decide=above(0.0),
             refuted="a learnt start is no better than zeros",
+            least={QUALITY: LEARNT},
         ),
         needs=("none", "none_zeros", "bahdanau", "bahdanau_zeros"),
         also=("none_last", "bahdanau_last"),

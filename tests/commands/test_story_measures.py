@@ -39,7 +39,7 @@ from nmt.commands.story.transfer import transfers
 from nmt.config import Source, resource
 from nmt.data.grammar import generate, load_lexicon, words
 from nmt.decoding.align import END, Explained, Gold, alignment_score, diagonal, read_links
-from nmt.evaluation.claims import BY_NUMBER, QUALITY, judge
+from nmt.evaluation.claims import BY_NUMBER, QUALITY, Outcome, judge
 from nmt.evaluation.speed import Speed
 from nmt.models.heads import masked
 from nmt.translator import Translator
@@ -135,6 +135,44 @@ def test_claims_3_4_and_12_have_a_column_of_error_rates(
             assert table["columns"][3:6] == list(sweeps.COST)
         assert {len(row) for row in table["rows"]} == {len(table["columns"])}
         assert cells.items() <= {row[0]: row[-1] for row in table["rows"]}.items()
+
+
+def test_claim_6_compares_the_starts_of_models_that_have_learnt(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The learnt start of the model without attention is right, of the other as good as zeros."""
+    halves = {"none_zeros", "bahdanau", "bahdanau_zeros"}
+    paths = {rung: tmp_path / rung for rung in sweeps.STARTS if not rung.endswith("_last")}
+    for path in paths.values():
+        path.symlink_to(trained)
+
+    def halved(bench: Bench, rung: str, seed: int, split: str = "test") -> list[str]:
+        whole = bench.test(split).references[0]
+        return [text[: len(text) // 2] for text in whole] if rung in halves else list(whole)
+
+    bench = bench_of(tmp_path, **paths)
+    bench.sentences = 4
+    (bench.folder / "outputs").mkdir()
+    monkeypatch.setattr(Bench, "outputs", halved)
+    numbers = sweeps.starts(bench)
+    lost = 100 - np.mean(bench.chrf("none_zeros", 1))
+    assert lost > 20
+    assert numbers["statistic"]["value"] == pytest.approx(lost / 2)
+    assert numbers["by_model"]["bahdanau - bahdanau_zeros"]["value"] == 0
+    names = [row[0] for row in numbers["table"]["rows"]]
+    assert names == [sweeps.name_of(rung) for rung in sweeps.STARTS if rung in paths]
+    assert numbers["counts"] == {QUALITY: 100}
+    verdict = judge(BY_NUMBER[6], numbers)
+    assert verdict is not None
+    assert verdict.outcome is Outcome.reproduced
+
+    blank = bench_of(tmp_path / "blank", **paths)
+    blank.sentences = 4
+    (blank.folder / "outputs").mkdir(parents=True)
+    monkeypatch.setattr(Bench, "outputs", lambda *_, **__: ["le"] * 4)
+    verdict = judge(BY_NUMBER[6], sweeps.starts(blank))
+    assert verdict is not None
+    assert verdict.outcome is Outcome.not_testable
 
 
 def test_so_many_sentences_and_no_more(trained: Path, tmp_path: Path) -> None:
