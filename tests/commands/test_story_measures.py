@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import os
@@ -177,16 +178,53 @@ def test_claim_6_compares_the_starts_of_models_that_have_learnt(
 
 def test_so_many_sentences_and_no_more(trained: Path, tmp_path: Path) -> None:
     bench = bench_of(tmp_path, dot=trained)
-    dev, test = gold_pairs(bench, "dot")
+    pairs = gold_pairs(bench, "dot")
+    assert pairs is not None
+    dev, test = pairs
     prepared = bench.prepared()
     assert (dev.sources, test.sources) == (prepared.sources("valid"), prepared.sources("test"))
     bench.sentences = 7
-    assert len(gold_pairs(bench, "dot")[1].sources) == 7
+    pairs = gold_pairs(bench, "dot")
+    assert pairs is not None
+    assert len(pairs[1].sources) == 7
 
 
 def test_without_gold_a_table_stays_as_it_is(other: Path, tmp_path: Path) -> None:
     numbers = {"caption": "Nothing.", "table": {"columns": ["model"], "rows": [["dot"]]}}
     assert with_alignment(bench_of(tmp_path, dot=other), ["dot"], numbers) is numbers
+
+
+def test_a_corpus_without_gold_is_measured_on_the_hansards(
+    other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rate is that of `nmt align` with the same two files: 50 pairs choose, the rest count."""
+    monkeypatch.chdir(tmp_path)  # data.root=. in the run
+    (tmp_path / "align").mkdir()
+    pairs = [
+        line.split("\t") for line in (other.parent / "other.tsv").read_text("utf-8").split("\n")
+    ]
+    texts = {
+        "bitext": "".join(f"{source} ||| {target}\n" for source, target in pairs[:70]),
+        "gold": "1-1 2p2\n" * 70,
+    }
+    for kind, text in texts.items():
+        with gzip.open(tmp_path / alignment.HANSARDS[kind], "wt", encoding="utf-8") as file:
+            file.write(text)
+    files = [f"{kind}={path}" for kind, path in alignment.HANSARDS.items()]
+    capsys.readouterr()
+    assert cli.main(["align", f"run={other}", *files, "format=json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["sentences"] == 20
+    numbers = with_alignment(
+        bench_of(tmp_path, dot=other),
+        ["dot"],
+        {"caption": "", "table": {"columns": [], "rows": [[]]}},
+    )
+    found, diagonal = (numbers["alignment"][name] for name in ("error_rates", "diagonal"))
+    assert found["dot"] == [pytest.approx(said["aer"], abs=1e-4)]
+    assert diagonal == pytest.approx(said["diagonal"]["aer"], abs=1e-4)
+    assert said["aer"] != said["diagonal"]["aer"]
+    assert "20 sentences of the Hansards" in numbers["caption"]
 
 
 def test_the_view_is_chosen_on_dev() -> None:

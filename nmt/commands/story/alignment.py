@@ -1,12 +1,14 @@
-"""Alignment error rates of a story's models, on corpora that have gold alignments."""
+"""Alignment error rates of a story's models: the corpus's own gold alignments, or the Hansards'."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from nmt.commands.pairs import Pairs, embedded_pairs
+from nmt.commands import align
+from nmt.commands.pairs import Pairs, embedded_pairs, given_pairs
 from nmt.commands.story.bench import Bench
 from nmt.commands.story.measures import Numbers
 from nmt.decoding.align import Gold, diagonal_score
@@ -17,6 +19,8 @@ ALIGNED = 300
 """Test sentences whose alignment is scored."""
 CHOSEN_ON = 100
 """Dev sentences on which the layer, head and row are chosen."""
+HANSARDS = {"bitext": "align/hansards.en-fr.txt.gz", "gold": "align/hansards.gold.txt.gz"}
+"""Under ``data.root``; what English-French corpora without gold of their own are measured on."""
 
 
 def with_alignment(bench: Bench, rungs: Sequence[str], numbers: Numbers) -> Numbers:
@@ -25,9 +29,10 @@ def with_alignment(bench: Bench, rungs: Sequence[str], numbers: Numbers) -> Numb
     Args:
         rungs: those of the rows of the claim's table, in their order; all with attention.
     """
-    if bench.prepared().gold("test") is None:
+    pairs = gold_pairs(bench, rungs[0])
+    if pairs is None:
         return numbers
-    dev, test = gold_pairs(bench, rungs[0])
+    dev, test = pairs
     found = {}
     for rung in rungs:
         bench.say(f"{rung}: its attention against {len(test.sources)} gold alignments")
@@ -37,8 +42,8 @@ def with_alignment(bench: Bench, rungs: Sequence[str], numbers: Numbers) -> Numb
     rows = zip(numbers["table"]["rows"], found.values(), strict=True)
     return numbers | {
         "caption": f"{numbers['caption']} AER: alignment error rate of the attention against the "
-        f"gold alignments of {len(test.sources):,} test sentences, with the layer, head and row "
-        f"that are best on {len(dev.sources):,} dev sentences; the diagonal, without a model, has "
+        f"gold alignments of {len(test.sources):,} {test.name}, with the layer, head and row "
+        f"that are best on {len(dev.sources):,} {dev.name}; the diagonal, without a model, has "
         f"{100 * diagonal:.1f} %.",
         "table": {
             "columns": [*numbers["table"]["columns"], "AER, %"],
@@ -48,12 +53,30 @@ def with_alignment(bench: Bench, rungs: Sequence[str], numbers: Numbers) -> Numb
     }
 
 
-def gold_pairs(bench: Bench, rung: str) -> tuple[Pairs, Pairs]:
-    """Dev pairs to choose a view on and test pairs to score it on; those of any rung."""
+def gold_pairs(bench: Bench, rung: str) -> tuple[Pairs, Pairs] | None:
+    """Pairs to choose a view on, and pairs to score it on; None where there is no gold.
+
+    Args:
+        rung: one with a finished run, whose data they are.
+
+    Raises:
+        UserError: the Hansards are there and cannot be read.
+    """
     translator = bench.translator(rung, bench.seeds(rung)[0])
-    dev, test = (embedded_pairs(split, translator, {}) for split in ("valid", "test"))
     end = min(ALIGNED, bench.sentences or ALIGNED)
-    return dev.part(0, CHOSEN_ON, dev.name), test.part(0, end, test.name)
+    prepared = bench.prepared()
+    if prepared.gold("test") is not None:
+        dev, test = (embedded_pairs(split, translator, {}) for split in ("valid", "test"))
+        return dev.part(0, CHOSEN_ON, "dev sentences"), test.part(0, end, "test sentences")
+    root = Path(bench.data().root)
+    files = {kind: root / path for kind, path in HANSARDS.items()}
+    languages = (prepared.source_language, prepared.target_language)
+    if languages != ("en", "fr") or not all(path.is_file() for path in files.values()):
+        return None
+    pairs = given_pairs({kind: str(path) for kind, path in files.items()}, translator)
+    first = align.CHOSEN_ON
+    name = "sentences of the Hansards (lower-cased, tokenised, far from the training text)"
+    return pairs.part(0, first, "others of them"), pairs.part(first, first + end, name)
 
 
 def error_rate(translator: Translator, dev: Pairs, test: Pairs) -> float:
