@@ -142,6 +142,8 @@ class Claim:
 
 LONG = 20
 """Source words above which a sentence is called long."""
+ENOUGH_LONG = 100
+"""Long test sentences from which on something can be said about them."""
 MARGIN = 1.0
 """BLEU or chrF within which two systems count as equal, fixed beforehand."""
 QUALITY = "BLEU points of the better model"
@@ -197,7 +199,7 @@ CLAIMS: tuple[Claim, ...] = (
             unit="chrF points per word",
             decide=above(0.0),
             refuted="the gain of attention did not grow with length (a slope of 0 or below)",
-            least={f"test sentences of more than {LONG} words": 100},
+            least={f"test sentences of more than {LONG} words": ENOUGH_LONG},
         ),
         needs=("none", "bahdanau"),
         also=("none_long", *_ATTENTIONS),

@@ -134,6 +134,8 @@ def test_claims_3_4_and_12_have_a_column_of_error_rates(
         assert measure is meaning.causes or numbers["counts"] == {QUALITY: 100}
         if measure is sweeps.similarities:
             assert table["columns"][3:6] == list(sweeps.COST)
+        if measure is sweeps.timings:  # of four sentences
+            assert "more than 20 words, at least 100 are needed" in numbers["note"]
         assert {len(row) for row in table["rows"]} == {len(table["columns"])}
         assert cells.items() <= {row[0]: row[-1] for row in table["rows"]}.items()
 

@@ -15,7 +15,7 @@ from nmt.commands.story.bench import Bench, over_seeds
 from nmt.commands.story.ladder import last_record
 from nmt.commands.story.measures import EDGES, Numbers, length_buckets, quality_cells
 from nmt.commands.story.panels import by_category, name_of, points, shown, table, whiskers
-from nmt.evaluation.claims import BY_NUMBER, QUALITY
+from nmt.evaluation.claims import BY_NUMBER, ENOUGH_LONG, LONG, QUALITY
 from nmt.evaluation.probes.noise import KINDS, SHARES, make_noisy, noise_effect
 from nmt.evaluation.scores import by_length
 from nmt.evaluation.significance import bleu_difference
@@ -154,7 +154,8 @@ def timings(bench: Bench) -> Numbers:
     numbers = with_alignment(bench, rungs, _qualities(bench, rungs, INTERVALS, EFFORT))
     local = bench.have(("luong_general", "local_2", "local_4", "local_p"))
     test, language = bench.test(), bench.prepared().target_language
-    labels, _ = length_buckets([len(source.split()) for source in test.sources])
+    lengths = [len(source.split()) for source in test.sources]
+    labels, _ = length_buckets(lengths)
     series = []
     for rung in local:
         outputs = bench.outputs(rung, bench.seeds(rung)[0])
@@ -167,7 +168,24 @@ def timings(bench: Bench) -> Numbers:
     )
     apart = {f"{a} - {b}": gain(bench, [(a, b)]) for a, b in pairs}
     counts = _learnt(bench, BY_NUMBER[4].needs)
-    return {"statistic": gain(bench, pairs), "counts": counts, "timings": apart, **numbers}
+    return {
+        "statistic": gain(bench, pairs),
+        "counts": counts,
+        "timings": apart,
+        **_few_long(lengths),
+        **numbers,
+    }
+
+
+def _few_long(lengths: Sequence[int]) -> Numbers:
+    """A note where too few sentences are long enough to tell a window from the whole."""
+    long = sum(length > LONG for length in lengths)
+    if long >= ENOUGH_LONG:
+        return {}
+    return {
+        "note": f"{long:,} test sentences have more than {LONG} words, at least {ENOUGH_LONG:,} "
+        "are needed: what windows do to long sentences cannot be told here."
+    }
 
 
 def starts(bench: Bench) -> Numbers:
