@@ -403,6 +403,14 @@ def interval(value: float) -> dict[str, float]:
     return {"value": value, "low": value - 0.01, "high": value + 0.01, "n": 100, "confidence": 0.95}
 
 
+def test_a_note_says_which_seeds_were_read() -> None:
+    numbers = {"note": "Mind."}
+    assert story.with_seeds(numbers, [1, 2], [2, 1]) is numbers
+    assert story.with_seeds(numbers, [], [1, 2]) is numbers
+    note = story.with_seeds(numbers, [1], [1, 2, 3])["note"]
+    assert note == "Of the seeds 1, 2, 3 only 1 has all of its trainings. Mind."
+
+
 def test_a_note_says_that_nothing_was_to_be_gained() -> None:
     kept = {"none": {"share": interval(0.8)}, "bahdanau": {"share": interval(0.97)}}
     note = saturated(interval(0.978), kept)["note"]

@@ -6,9 +6,10 @@ import gzip
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -40,7 +41,7 @@ from nmt.commands.story.transfer import transfers
 from nmt.config import Source, resource
 from nmt.data.grammar import generate, load_lexicon, words
 from nmt.decoding.align import END, Explained, Gold, alignment_score, diagonal, read_links
-from nmt.evaluation.claims import BY_NUMBER, QUALITY, Outcome, judge
+from nmt.evaluation.claims import BY_NUMBER, NEGATED, QUALITY, Outcome, judge
 from nmt.evaluation.speed import Speed
 from nmt.models.heads import masked
 from nmt.translator import Translator
@@ -370,6 +371,17 @@ def test_each_model_with_its_best_learning_rate(
     assert note.endswith("Transformer 40.0 and Bahdanau 12.0 BLEU on dev.")
 
 
+def test_a_model_without_a_validation_yet_has_no_quality(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs = {"transformer": ("0.003", [(5.0, 50.0)]), "bahdanau": ("0.003", [(4.0, 12.0)])}
+    runs = {n: with_log(tmp_path / n, trained, rate=r, bleu=b) for n, (r, b) in logs.items()}
+    monkeypatch.setattr(parallel, "training_speed", lambda model: [Speed(8, 1.0), Speed(16, 2.0)])
+    note = parallel.parallel(bench_of(tmp_path, **runs))["note"]
+    assert "After 4.0 minutes" in note
+    assert note.endswith("Transformer not validated yet and Bahdanau 12.0 BLEU on dev.")
+
+
 def test_a_recipes_own_rate_counts_where_the_grid_was_not_trained(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -446,7 +458,9 @@ def test_transfer_is_measured_on_each_draw_and_forgetting_on_the_old_task(
     tuned = [chrf("tuned_1000-s1", other), chrf("tuned_1000-s2", trained)]
     scratch = [chrf("scratch_1000-s1", other), chrf("scratch_1000-s2", trained)]
     assert numbers["statistic"]["value"] == pytest.approx(np.mean(tuned) - np.mean(scratch))
-    assert numbers["counts"] == {"draws of the pairs (seeds)": 2}
+    assert numbers["counts"].keys() == {"draws of the pairs (seeds)", QUALITY}
+    assert numbers["counts"]["draws of the pairs (seeds)"] == 2
+    assert 50 < numbers["counts"][QUALITY] < 90
     new, old = numbers["panels"]
     assert [one["y"] for one in new["series"]] == [
         [pytest.approx(np.mean(tuned))], [pytest.approx(np.mean(scratch))],
@@ -537,7 +551,8 @@ def test_the_losses_are_those_of_the_log_and_of_the_checkpoint_abroad(
     numbers = travel(bench)
     lines = (trained / "log.jsonl").read_text().splitlines()
     log = [json.loads(line) for line in lines]
-    train = {r["step"]: r["loss"] for r in log if r["kind"] == "train"}
+    # Without label smoothing, like the loss on dev.
+    train = {r["step"]: math.log(r["perplexity"]) for r in log if r["kind"] == "train"}
     dev = {r["step"]: r["loss"] for r in log if r["kind"] == "validation"}
     assert set(dev) == {5, 10}
     trained_at = [train[max(n for n in train if n <= step)] for step in (5, 10)]
@@ -579,8 +594,13 @@ def french(tmp_path: Path) -> Path:
 
 def test_what_is_english_alone_is_not_asked_of_another_source(french: Path, tmp_path: Path) -> None:
     bench = bench_of(tmp_path, bahdanau=french, luong_dot=french)
-    assert sweeps.noise(bench)["counts"] == {"test sentences": 0}
-    assert meaning.causes(bench)["counts"] == {"sentences": 0}
+    assert sweeps.noise(bench) == {"missing": "the harmless words are English"}
+    assert meaning.causes(bench) == {"missing": "the words put over others are English"}
+    for number, measure in ((11, sweeps.noise), (12, meaning.causes)):
+        verdict = judge(BY_NUMBER[number], measure(bench))
+        assert verdict is not None
+        assert verdict.outcome is Outcome.not_testable
+        assert verdict.reason.endswith("English")
     text = measures.anatomy(bench)["caption"].split("”")[0].removeprefix("“")
     assert text in bench.test().sources
 
@@ -591,16 +611,72 @@ def test_claim_5_counts_where_there_is_nothing_to_choose(
     bench = bench_of(tmp_path, none=trained, bahdanau=trained)
     bench.sentences = 2
     one = meaning.negation_items(bench)[0][:1]
-    monkeypatch.setattr(meaning, "negation_items", lambda bench: (one, "one pair"))
+    monkeypatch.setattr(meaning, "negation_items", lambda bench: (one, [], "one pair"))
     found = meaning.negation(bench)
-    assert found["counts"] == {"minimal pairs": 1}
+    says_no = re.compile(r"n't\b|\b(?:not|never|no|nobody|nothing)\b", re.IGNORECASE)
+    negated = sum(bool(says_no.search(text)) for text in bench.prepared().train.source_texts())
+    assert found["counts"] == {"minimal pairs": 1, NEGATED: negated, QUALITY: 0}
+    assert negated > 20
     assert [row[0] for row in found["table"]["rows"]] == ["no attention", "Bahdanau"]
     assert judge(BY_NUMBER[5], found).outcome == "not testable here"  # type: ignore[union-attr]
     monkeypatch.setattr(
         bench, "_prepared", SimpleNamespace(source_language="en", target_language="ja")
     )
-    monkeypatch.setattr(meaning, "negation_items", lambda bench: ([], ""))
-    assert meaning.negation(bench)["counts"] == {"minimal pairs": 0}
+    assert "no rule here" in meaning.negation(bench)["missing"]
+
+
+def test_a_negation_is_taken_out_where_nothing_else_changes() -> None:
+    pairs = {
+        "He does not sing.": "Il ne chante pas.",
+        "He is not tired.": "Il n’est pas fatigué.",
+        "I do not arrive.": "Je n'arrive pas.",  # j'arrive
+        "This is not true.": "Ce n'est pas vrai.",  # c'est vrai
+        "He has no bread.": "Il n'a pas de pain.",  # du pain
+        "He is not there yet.": "Il n'est pas encore là.",
+        "He does not sing and does not dance.": "Il ne chante pas et ne danse pas.",
+        "He sings.": "Il ne chante pas.",
+    }
+    items = meaning.without_negation(list(pairs), list(pairs.values()))
+    assert [(item.source, item.wrong) for item in items] == [
+        ("He does not sing.", "Il chante."),
+        ("He is not tired.", "Il est fatigué."),
+    ]
+    assert [item.right for item in items] == [pairs[item.source] for item in items]
+
+
+def test_the_control_of_real_negations_is_affirmative_half_of_the_time(
+    other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = [f"{name} does not sing." for name in "ABCDEFGH"] + ["He sings.", "It rains."]
+    references = [f"{name} ne chante pas." for name in "ABCDEFGH"] + ["Il chante.", "Il pleut."]
+    test = bench_module.TestSet(sources, [references])
+    monkeypatch.setattr(Bench, "test", lambda bench: test)
+    bench = bench_of(tmp_path, none=other)
+    items, strangers, _ = meaning.negation_items(bench)
+    assert [item.source for item in items] == sources[:8]
+    assert sum(stranger in sources[8:] for stranger in strangers) == 4
+    assert all(item.source != stranger for item, stranger in zip(items, strangers, strict=True))
+    del sources[8:], references[8:]  # nothing affirmative: no control, and so no verdict
+    assert meaning.negation_items(bench)[1] == []
+
+
+def test_an_optional_model_that_ranks_nothing_is_left_out(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = meaning._masked
+
+    def flat(bench: Bench, rung: str, seed: int) -> Any:
+        found = measured(bench, rung, seed)
+        return replace(found, raw_taus=()) if rung == silent else found
+
+    monkeypatch.setattr(meaning, "_masked", flat)
+    monkeypatch.setattr(meaning, "MASKED", 6)
+    bench = bench_of(tmp_path, bahdanau=trained, luong_dot=trained)
+    silent = "luong_dot"
+    (tmp_path / "outputs").mkdir()
+    assert [row[0] for row in meaning.causes(bench)["table"]["rows"]] == ["Bahdanau"]
+    silent = "bahdanau"
+    assert "missing" in meaning.causes(bench)
 
 
 def test_claim_1_leaves_out_what_has_no_counterpart(trained: Path, tmp_path: Path) -> None:
@@ -613,7 +689,7 @@ def test_claim_1_leaves_out_what_has_no_counterpart(trained: Path, tmp_path: Pat
     names = [row[0] for row in measures.length(bench)["table"]["rows"]]
     assert names == ["no attention", "Bahdanau"]
     bench.sentences = 1
-    assert "statistic" not in measures.length(bench)
+    assert measures.length(bench) == {"missing": "all test sentences have one length"}
 
 
 def test_home_is_the_storys_corpus_whoever_finished_first(

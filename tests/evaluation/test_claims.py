@@ -58,12 +58,12 @@ def test_every_rule_says_each_verdict(number: int, place: int) -> None:
 @pytest.mark.parametrize("number", [n for n in INTERVALS if BY_NUMBER[n].rule.least])  # type: ignore[union-attr]
 def test_too_little_material_is_counted(number: int) -> None:
     given = numbers(number, 0.1, 0.2)
-    name, least = next(iter(given["counts"].items()))
-    given["counts"][name] = least - 1
-    verdict = judge(BY_NUMBER[number], given)
-    assert verdict is not None
-    assert verdict.outcome == Outcome.not_testable
-    assert f"{least - 1:,} {name}" in verdict.reason
+    for name, least in list(given["counts"].items()):
+        short = given | {"counts": given["counts"] | {name: least - 1}}
+        verdict = judge(BY_NUMBER[number], short)
+        assert verdict is not None
+        assert verdict.outcome == Outcome.not_testable
+        assert f"{least - 1:,} {name}" in verdict.reason
     del given["counts"]
     assert judge(BY_NUMBER[number], given).outcome == Outcome.not_testable  # type: ignore[union-attr]
 
@@ -72,6 +72,8 @@ def test_no_statistic_and_no_interval() -> None:
     claim = BY_NUMBER[3]
     assert claim.rule is not None
     assert claim.rule({}).outcome == Outcome.not_testable
+    lacking = claim.rule(numbers(3, -0.5, 0.5) | {"missing": "no English"})
+    assert (lacking.outcome, lacking.reason) == (Outcome.not_testable, "no English")
     assert claim.rule(numbers(3, None, 0.5)).outcome == Outcome.inconclusive
     assert judge(BY_NUMBER[2], {}) is None
 

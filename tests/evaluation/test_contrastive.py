@@ -17,13 +17,16 @@ from nmt.evaluation.probes.contrastive import (
     compare,
     contrastive,
     grammar_items,
+    half_affirmative,
     read_negation,
     read_pronouns,
     shuffled,
+    shuffled_sources,
 )
 
 ROOT = Path(__file__).parents[2]
 ITEMS = [ContrastiveItem(f"s{n}", f"t{n} ne pas", f"t{n}", n // 2, "made up") for n in range(200)]
+STRANGERS = shuffled_sources(ITEMS)
 
 
 def reader(sources: Sequence[str], targets: Sequence[str]) -> list[PairScore]:
@@ -40,7 +43,7 @@ def language_model(sources: Sequence[str], targets: Sequence[str]) -> list[PairS
 
 
 def test_a_language_model_has_no_gain() -> None:
-    found = contrastive(ITEMS, language_model).by_sum
+    found = contrastive(ITEMS, language_model, STRANGERS).by_sum
     assert (found.accuracy.value, found.control.value, found.gain.value) == (1.0, 1.0, 0.0)
     assert (found.gain.low, found.gain.high) == (0.0, 0.0)
 
@@ -51,7 +54,7 @@ def test_sum_and_mean_differ_by_length() -> None:
     def short(sources: Sequence[str], targets: Sequence[str]) -> list[PairScore]:
         return [PairScore(-float(len(t.split())), len(t.split())) for t in targets]
 
-    found = contrastive(ITEMS, short)
+    found = contrastive(ITEMS, short, STRANGERS)
     assert found.by_sum.accuracy.value == 0.0
     assert found.by_mean.accuracy.value == 0.5
 
@@ -61,24 +64,44 @@ def test_who_reads_the_source_gains() -> None:
     items = grammar_items(lexicon, "negation", 30, 1)
     right = {item.source: item.right for item in items}
 
-    def knows(sources: Sequence[str], targets: Sequence[str]) -> list[PairScore]:
-        """Wants a French negation where the English has one."""
-        return [
-            PairScore(float((" not " in s) == (" pas" in t)), 1)
-            for s, t in zip(sources, targets, strict=True)
-        ]
-
-    found = contrastive(items, knows).by_sum
+    found = contrastive(items, polarity, shuffled_sources(items)).by_sum
     assert len(right) == 60
     assert found.accuracy.value == 1.0
     assert 0.25 < found.control.value < 0.75
     assert found.gain.low > 0.0
-    blind = contrastive(items, language_model).by_sum
+    blind = contrastive(items, language_model, shuffled_sources(items)).by_sum
     assert (blind.accuracy.value, blind.control.value) == (0.5, 0.5)
     assert compare(found, blind).value == pytest.approx(found.gain.value)
     assert found.accuracy.n == 30  # pairs, not their two halves
     with pytest.raises(ValueError, match="different items"):
-        compare(found, contrastive(ITEMS, reader).by_sum)
+        compare(found, contrastive(ITEMS, reader, STRANGERS).by_sum)
+
+
+def polarity(sources: Sequence[str], targets: Sequence[str]) -> list[PairScore]:
+    """Wants a French negation where the English has one, and reads nothing else."""
+    return [
+        PairScore(float((" not " in s) == (" pas" in t)), 1)
+        for s, t in zip(sources, targets, strict=True)
+    ]
+
+
+def test_who_reads_the_polarity_gains_among_negated_sources() -> None:
+    """Shuffled among themselves they all say the same, and the gain of a perfect reader is 0."""
+    items = [
+        ContrastiveItem(f"it is not s{n} at all", f"t{n} ne pas", f"t{n}", n // 2, "deleted")
+        for n in range(200)
+    ]
+    assert contrastive(items, polarity, shuffled_sources(items)).by_sum.gain.value == 0.0
+    strangers = half_affirmative(items, ["it is", "you were"])
+    assert strangers == half_affirmative(items, ["it is", "you were"])
+    assert {s for s in strangers if " not " not in s} == {"it is", "you were"}
+    assert not any(item.source == s for item, s in zip(items, strangers, strict=True))
+    found = contrastive(items, polarity, strangers).by_sum
+    assert (found.accuracy.value, found.control.value, found.gain.value) == (1.0, 0.5, 0.5)
+    blind = contrastive(items, language_model, strangers).by_sum
+    assert (blind.control.value, blind.gain.value) == (1.0, 0.0)
+    with pytest.raises(UserError, match="sentences without negation"):
+        half_affirmative(items, [])
 
 
 def test_misreadings_differ_in_the_pronoun_and_what_agrees() -> None:
@@ -96,7 +119,7 @@ def test_misreadings_differ_in_the_pronoun_and_what_agrees() -> None:
 
 
 def test_gain_is_the_mean_over_groups() -> None:
-    found = contrastive(ITEMS, reader).by_sum
+    found = contrastive(ITEMS, reader, STRANGERS).by_sum
     expected = sum(a - b for a, b in zip(found.outcomes, found.control_outcomes, strict=True)) / 200
     assert found.gain.value == pytest.approx(expected)
     assert compare(found, found).value == 0.0
@@ -113,7 +136,7 @@ def test_shuffling_leaves_no_group_at_home() -> None:
     with pytest.raises(UserError, match="two groups"):
         shuffled([1, 1, 1, 2], 1)
     with pytest.raises(UserError, match="two groups"):
-        contrastive([], reader)
+        shuffled_sources([])
 
 
 def write(path: Path, *rows: str) -> None:

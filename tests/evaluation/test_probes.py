@@ -370,6 +370,14 @@ def test_noise_that_cannot_be() -> None:
         noise_effect([Noisy("a", "a", "a", (), ())], ["a"], list)
 
 
+def test_random_words_bring_no_punctuation() -> None:
+    """Harmless words bring none either: what is compared is words."""
+    whole = make_noisy(SENTENCES * 5, "random", 0.2, vocabulary=["lemon.", "“lemon", "?"], seed=3)
+    assert whole == make_noisy(SENTENCES * 5, "random", 0.2, vocabulary=["lemon"], seed=3)
+    with pytest.raises(UserError, match="needs a vocabulary"):
+        make_noisy(["a b"], "random", 0.1, vocabulary=["?", "…"])
+
+
 def test_noise_beyond_the_control() -> None:
     """A system that copies, but leaves out harmless words: the control costs it nothing."""
     made = make_noisy(SENTENCES * 5, "random", 0.2, vocabulary=["lemon"], seed=3)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nmt.commands.story.panels import points
-from nmt.evaluation.claims import CLAIMS, Kind
+from nmt.evaluation.claims import CLAIMS, QUALITY, Kind
 from nmt.evaluation.figures import draw, svg
 from nmt.evaluation.statistics import plain, wilson
 from nmt.evaluation.story import Section, Story, TrainingRow, write
@@ -81,7 +81,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     numbers = {
         1: {
             "statistic": {"value": 0.4, "low": 0.3, "high": 0.5},
-            "counts": {"test sentences of more than 20 words": 200},
+            "counts": {"test sentences of more than 20 words": 200, QUALITY: 64},
             "panels": list(PANELS.values()),
             "caption": "a <b> caption",
             "table": {"columns": ["model", "BLEU"], "rows": [["x|y", "<1>"]]},

@@ -29,8 +29,8 @@ def travel(bench: Bench) -> Numbers:
         "panels": [_curves(log, by_step, here, there)],
         "caption": f"The Transformer of {here}, first seed, its best checkpoint: a loss of "
         f"{losses['train']:.2f} in training, {losses['dev']:.2f} on dev and {losses['abroad']:.2f} "
-        f"on {there}. The training loss has label smoothing and dropout in it, which make it "
-        f"larger. {len(bench.prepared().train):,} pairs of {here} and "
+        f"on {there}. The training loss is that of the updates before it, with dropout, which "
+        f"makes it larger. {len(bench.prepared().train):,} pairs of {here} and "
         f"{len(abroad.prepared().train):,} of {there}.",
         "table": table(
             [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,7 +39,7 @@ def head_counts(bench: Bench) -> Numbers:
         "counts": {"seeds": len(differences)},
         "panels": [*_loss_panels(losses), *panels],
         "caption": "Loss at the step with the best dev loss, mean over seeds; the training loss "
-        f"is smoothed by label smoothing and so larger than it looks. {about}",
+        f"is that of the updates before it, with dropout. {about}",
         "table": table(
             ["model", "dev loss", "training loss", "best step"],
             [
@@ -61,9 +62,9 @@ def best_loss(log: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def losses_at(log: list[dict[str, Any]], step: int) -> dict[str, float]:
-    """Dev and training loss as they were logged last before or at a step."""
+    """Dev and training loss, both without label smoothing, as logged last before or at a step."""
     dev = [r["loss"] for r in log if r["kind"] == "validation" and r["step"] <= step]
-    train = [r["loss"] for r in log if r["kind"] == "train" and r["step"] <= step]
+    train = [math.log(r["perplexity"]) for r in log if r["kind"] == "train" and r["step"] <= step]
     return {"dev": dev[-1], "train": train[-1], "step": step}
 
 

@@ -11,17 +11,20 @@ import numpy as np
 
 from nmt.commands.story.alignment import with_alignment
 from nmt.commands.story.bench import Bench, over_seeds
-from nmt.commands.story.measures import Numbers
+from nmt.commands.story.measures import Numbers, intervals, learnt
 from nmt.commands.story.panels import by_category, name_of, points, shown, table, times
 from nmt.config import Source, resource
 from nmt.data.grammar import load_lexicon
+from nmt.evaluation.claims import BY_NUMBER, NEGATED
 from nmt.evaluation.probes.contrastive import (
     Contrastive,
     ContrastiveItem,
     compare,
     contrastive,
     grammar_items,
+    half_affirmative,
     read_negation,
+    shuffled_sources,
 )
 from nmt.evaluation.probes.cues import find_cues, has_rules
 from nmt.evaluation.probes.masking import Masking, masking
@@ -48,7 +51,13 @@ GUESSED = 0.25
 MASKED = 150
 """Test sentences whose words are masked one after the other."""
 ALL = ("none", "none_long", "bahdanau", "luong_general", "luong_dot", "transformer")
-NE_PAS = re.compile(r"\b(?:ne |n')(\w+(?:-\w+)?) pas\b", re.IGNORECASE)
+NE_PAS = re.compile(r"\b(?:ne |n['’])(\w+(?:-\w+)?) pas\b", re.IGNORECASE)
+NOT_ALONE = re.compile(
+    r"\b(?:je|ce|que|lorsque|puisque|quoique|jusque) n['’]"
+    r"|\bpas (?:de\b|d['’]|encore\b|du tout\b|non plus\b|seulement\b|plus\b)",
+    re.IGNORECASE,
+)
+"""What *ne … pas* cannot be taken out of by itself."""
 
 
 # ---- 5: negation ---------------------------------------------------------------------------------
@@ -57,20 +66,29 @@ NE_PAS = re.compile(r"\b(?:ne |n')(\w+(?:-\w+)?) pas\b", re.IGNORECASE)
 def negation(bench: Bench) -> Numbers:
     """Contrastive accuracy above a shuffled source, and negations kept in translations."""
     rungs = bench.have(ALL)
-    items, origin = negation_items(bench)
-    counts = {"minimal pairs": len({item.group for item in items})}
     prepared = bench.prepared()
     if not (has_rules(prepared.source_language) and has_rules(prepared.target_language)):
-        return {"counts": counts, "note": "No rule here finds negations in these languages."}
+        return {"missing": "no rule here finds negations in these languages"}
+    items, strangers, origin = negation_items(bench)
+    counts = {
+        "minimal pairs": len({item.group for item in items}),
+        NEGATED: sum(
+            bool(find_cues(source, prepared.source_language))
+            for source in prepared.train.source_texts()
+        ),
+        **learnt(bench, BY_NUMBER[5].needs),
+    }
     kept = {rung: _kept(bench, rung) for rung in rungs}
-    if counts["minimal pairs"] < 2:  # one source alone cannot be shuffled
+    if not strangers:
         shares = [[name_of(r), one["negations"], _percent(one["share"])] for r, one in kept.items()]
         return {"counts": counts, "table": table(["model", "negations", "kept, %"], shares)}
     found = {}
     for rung in rungs:
         bench.say(f"{rung}: {len(items):,} choices between two translations")
         seeds = bench.seeds(rung)
-        found[rung] = {s: contrastive(items, bench.translator(rung, s).score) for s in seeds}
+        found[rung] = {
+            s: contrastive(items, bench.translator(rung, s).score, strangers) for s in seeds
+        }
     gains = [
         compare(found["bahdanau"][seed].by_sum, found["none"][seed].by_sum)
         for seed in bench.seeds("none", "bahdanau")
@@ -78,8 +96,9 @@ def negation(bench: Bench) -> Numbers:
     return {
         "statistic": times(over_seeds(gains), 100.0),
         "counts": counts,
-        "caption": f"{origin}. The line at 50 % is guessing. Intervals are 95 %. Negations "
-        "kept are those of the first seed.",
+        "caption": f"{origin}. The control is the same choice after the source of another "
+        "sentence, which is negated half of the time; the line at 50 % is guessing. Intervals are "
+        "95 %. Negations kept are those of the first seed.",
         "kept": kept,
         **saturated(over_seeds([x.by_sum.accuracy for x in found["none"].values()]), kept),
         **_negation_shown({rung: list(ones.values()) for rung, ones in found.items()}, kept),
@@ -108,6 +127,8 @@ def _negation_shown(
     ]
     control = [times(over_seeds([x.by_sum.control for x in ones]), 100) for ones in found.values()]
     mean = [times(over_seeds([x.by_mean.accuracy for x in ones]), 100) for ones in found.values()]
+    by_mean = [times(over_seeds([x.by_mean.gain for x in ones]), 100) for ones in found.values()]
+    by_sum = [times(over_seeds([x.by_sum.gain for x in ones]), 100) for ones in found.values()]
     shares = [times(kept[rung]["share"], 100.0) for rung in found]
     names = [name_of(rung) for rung in found]
     return {
@@ -115,7 +136,7 @@ def _negation_shown(
             points(
                 "accuracy, % of choices",
                 names,
-                {"its own source": accuracy, "a shuffled source": control},
+                {"its own source": accuracy, "a strange source": control},
                 title="Right polarity found more probable",
                 marks=[50.0],
             ),
@@ -128,40 +149,58 @@ def _negation_shown(
         ],
         "table": table(
             [
-                *("model", "accuracy by sum, %", "shuffled source, %", "accuracy by mean, %"),
-                "negations kept, %",
+                *("model", "accuracy by sum, %", "strange source, %", "above it, points"),
+                *("accuracy by mean, %", "above its control, points", "negations kept, %"),
             ],
             [
                 [name, *map(shown, cells)]
-                for name, *cells in zip(names, accuracy, control, mean, shares, strict=True)
+                for name, *cells in zip(
+                    names, accuracy, control, by_sum, mean, by_mean, shares, strict=True
+                )
             ],
         ),
     }
 
 
-def negation_items(bench: Bench) -> tuple[list[ContrastiveItem], str]:
-    """Minimal pairs that the corpus can be asked about, and where they come from."""
+def negation_items(bench: Bench) -> tuple[list[ContrastiveItem], list[str], str]:
+    """Minimal pairs that the corpus can be asked about, strange sources, and where they come from.
+
+    Where there are too few pairs for a control, there are no strange sources.
+    """
     prepared, config = bench.prepared(), bench.data()
     if config.source == Source.grammar and not config.reverse:
         items = grammar_items(load_lexicon(resource(LEXICON)), "negation", PAIRS, 1)
-        return items, f"{PAIRS} pairs of sentences of the embedded grammar that differ in “not”"
+        origin = f"{PAIRS} pairs of sentences of the embedded grammar that differ in “not”"
+        return items, shuffled_sources(items), origin
     languages = (prepared.source_language, prepared.target_language)
     folder = Path(config.root) / "contrastive" / f"negation.{'-'.join(languages)}"
-    if folder.is_dir():
-        return read_negation(folder), f"Sentences of {folder.name} and the same without negation"
-    if languages != ("en", "fr"):
-        return [], ""
     test = bench.test()
-    items = without_negation(test.sources, test.references[0])
-    return items, "Negated test sentences, against the reference without its ne … pas"
+    if folder.is_dir():
+        items = read_negation(folder)
+        origin = f"Sentences of {folder.name} and the same without negation"
+    elif languages == ("en", "fr"):
+        items = without_negation(test.sources, test.references[0])
+        origin = "Negated test sentences, against the reference without its ne … pas"
+    else:
+        return [], [], ""
+    affirmative = [source for source in test.sources if not find_cues(source, languages[0])]
+    if len({item.group for item in items}) < 2 or not affirmative:
+        return items, [], origin
+    return items, half_affirmative(items, affirmative), origin
 
 
 def without_negation(sources: Sequence[str], references: Sequence[str]) -> list[ContrastiveItem]:
-    """French references of negated English sentences, with and without their one *ne … pas*."""
+    """French references of negated English sentences, with and without their one *ne … pas*.
+
+    Only where nothing else has to change: not where an elided word comes before (*je n'ai pas*
+    would be *j'ai*), nor where *de* stands for an article (*pas de pain*) or *pas* is part of more
+    (*pas encore*).
+    """
     items = []
     for number, (source, right) in enumerate(zip(sources, references, strict=True)):
         wrong, changes = NE_PAS.subn(r"\1", right)
-        if changes == 1 and len(find_cues(source, "en")) == 1:
+        alone = changes == 1 and not NOT_ALONE.search(right)
+        if alone and len(find_cues(source, "en")) == 1:
             items.append(
                 ContrastiveItem(
                     source=source, right=right, wrong=wrong, group=number, kind="deleted"
@@ -220,12 +259,12 @@ def pronouns(bench: Bench) -> Numbers:
                 {"sentences": sentences, "both of a pair": both},
                 title="Pronoun translated as its antecedent asks",
             ),
-            _head_panel(np.mean(grids, 0) * 100),
+            _head_panel(grids[0] * 100),
         ],
         "caption": "Above: il or elle, with 95 % intervals. Below: how much more attention the "
-        "pronoun gives to a noun when it is the antecedent, mean over test pairs. Translations are "
-        "those of the first seed. Chosen on dev "
-        f"pairs: layer and head {', '.join(f'{layer}.{head}' for layer, head in heads)}.",
+        "pronoun gives to a noun when it is the antecedent, mean over test pairs. Both are of the "
+        "first seed, since heads of two seeds have nothing in common. Chosen on dev pairs, seed by "
+        f"seed: layer and head {', '.join(f'{layer}.{head}' for layer, head in heads)}.",
         "table": table(
             ["model", "right sentences, %", "both of a pair, %", "neither il nor elle"],
             [
@@ -288,7 +327,7 @@ def _untaught(bench: Bench) -> Numbers | None:
     """Numbers that say so where the corpus does not teach what the pairs ask."""
     prepared = bench.prepared()
     if (prepared.source_language, prepared.target_language) != ("en", "fr"):
-        return {"counts": {"minimal pairs": 0}, "note": "The pairs are English and French."}
+        return {"missing": "the pairs are English and French"}
     if bench.data().source == Source.grammar:
         return None
     it, il = re.compile(r"\bit\b", re.IGNORECASE), re.compile(r"\b(?:il|elle)\b", re.IGNORECASE)
@@ -315,17 +354,20 @@ def _pronoun_accuracy(bench: Bench, rung: str, pairs: Sequence[PronounPair]) -> 
 def causes(bench: Bench) -> Numbers:
     """Attention to each source word against what masking the word costs."""
     if bench.prepared().source_language != "en":
-        return {"counts": {"sentences": 0}, "note": "The words put over others are English."}
-    rungs = [rung for rung in bench.have(ALL) if not rung.startswith("none")]
-    found = {rung: [_masked(bench, rung, s) for s in bench.seeds(rung)] for rung in rungs}
-    if not all(one.raw_taus for ones in found.values() for one in ones):
-        return {"counts": {"sentences": 0}, "note": "No sentence is long enough to be ranked."}
+        return {"missing": "the words put over others are English"}
+    asked = [rung for rung in bench.have(ALL) if not rung.startswith("none")]
+    tried = {rung: [_masked(bench, rung, s) for s in bench.seeds(rung)] for rung in asked}
+    # A model whose attention is flat ranks nothing, and neither does a sentence of two words.
+    found = {rung: ones for rung, ones in tried.items() if all(one.raw_taus for one in ones)}
+    if "bahdanau" not in found:
+        return {"missing": "no sentence is long enough, or no attention uneven enough, to rank"}
+    rungs = list(found)
     raw = [over_seeds([_known(one.raw) for one in ones]) for ones in found.values()]
     weighted = [over_seeds([_known(one.weighted) for one in ones]) for ones in found.values()]
     first = found["bahdanau"][0]
     numbers = {
         "statistic": raw[rungs.index("bahdanau")],
-        "counts": {"sentences": len(first.raw_taus)},
+        "counts": {"sentences": len(first.raw_taus), **learnt(bench, ("bahdanau",))},
         "panels": [
             points(
                 "Kendall's tau, mean over sentences",
@@ -337,7 +379,8 @@ def causes(bench: Bench) -> Numbers:
             _tau_panel({"weights": first.raw_taus, "weights × norm": first.weighted_taus}),
         ],
         "caption": "1 would be the same order of source words by attention and by effect, 0 no "
-        "relation. 95 % intervals over sentences.",
+        f"relation. {intervals(bench, 'bahdanau').capitalize()}; below, and the counts, the first "
+        "seed.",
         "table": table(
             ["model", "tau of weights", "tau of weights × norm", "sentences"],
             [

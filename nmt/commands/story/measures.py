@@ -18,11 +18,11 @@ from nmt.commands.story.bench import Bench, over_seeds
 from nmt.commands.story.panels import bars, by_category, name_of, shown, table, whiskers
 from nmt.config import Source
 from nmt.evaluation.anatomy import Anatomy, dissect
-from nmt.evaluation.claims import LONG
+from nmt.evaluation.claims import BY_NUMBER, LONG, QUALITY
 from nmt.evaluation.probes.cost import KINDS, LENGTHS, CostReport, cost_with_memory_kept
 from nmt.evaluation.probes.length import LengthEffect, length_effect
 from nmt.evaluation.scores import by_length
-from nmt.evaluation.statistics import bootstrap_mean, plain
+from nmt.evaluation.statistics import Interval, bootstrap_mean, mean_interval, plain
 
 Numbers = dict[str, Any]
 
@@ -36,20 +36,24 @@ SENTENCE = "The animal didn't cross the street because it was too tired."
 def length(bench: Bench) -> Numbers:
     """The gain of attention over none, sentence by sentence, against source length."""
     lengths = [len(source.split()) for source in bench.test().sources]
-    counts = {f"test sentences of more than {LONG} words": sum(n > LONG for n in lengths)}
     if len(set(lengths)) < 2:
-        return {"counts": counts, "note": "All test sentences have one length."}
+        return {"missing": "all test sentences have one length"}
     asked = ("bahdanau", "luong_general", "luong_dot", "transformer", "none_long")
     rungs = [rung for rung in bench.have(asked) if bench.seeds("none", rung)]
     effects = {rung: _effects(bench, rung) for rung in rungs}
     slopes = {rung: over_seeds([e.slope for e in found]) for rung, found in effects.items()}
-    gain = np.mean([e.differences for e in effects["bahdanau"]], 0)
+    gains = [np.asarray(effect.differences) for effect in effects["bahdanau"]]
     labels, places = length_buckets(lengths)
-    means = [plain(bootstrap_mean(gain[chosen].tolist())) for chosen in places]
+    means = [
+        over_seeds([bootstrap_mean(gain[chosen].tolist()) for gain in gains]) for chosen in places
+    ]
     everything = ("none", *rungs)
     return {
         "statistic": slopes["bahdanau"],
-        "counts": counts,
+        "counts": {
+            f"test sentences of more than {LONG} words": sum(n > LONG for n in lengths),
+            **learnt(bench, BY_NUMBER[1].needs),
+        },
         "panels": [
             by_category(
                 "source words",
@@ -68,7 +72,7 @@ def length(bench: Bench) -> Numbers:
             ),
         ],
         "caption": "Above: BLEU of the test sentences of each length. Below: the mean gain of "
-        "Bahdanau's attention over the same sentences, with 95 % intervals.",
+        f"Bahdanau's attention over the same sentences, with {intervals(bench, 'bahdanau')}.",
         "table": table(
             ["model", "BLEU", "chrF", "slope of the gain over none, chrF per word"],
             [
@@ -127,6 +131,25 @@ def _by_length(bench: Bench, rung: str) -> dict[str, Any]:
         for seed in bench.seeds(rung)
     ]
     return {"name": name_of(rung), "y": np.mean(rows, 0).tolist()}
+
+
+def bleu_of(bench: Bench, rung: str) -> Interval:
+    """Test BLEU: of one seed with its bootstrap interval, of several the mean with a t interval."""
+    values = [bench.quality(rung, seed)["bleu"] for seed in bench.seeds(rung)]
+    if len(values) == 1:
+        one = values[0]
+        return Interval(one["score"], one["low"], one["high"], 1)
+    return mean_interval([one["score"] for one in values])
+
+
+def learnt(bench: Bench, rungs: Sequence[str]) -> dict[str, int]:
+    """What there is to compare: whole points of test BLEU of the best of the rungs."""
+    return {QUALITY: int(max(bleu_of(bench, rung).value for rung in rungs))}
+
+
+def intervals(bench: Bench, *rungs: str) -> str:
+    """What the intervals of numbers over these rungs are, for a caption."""
+    return f"95 % intervals over {'sentences' if len(bench.seeds(*rungs)) == 1 else 'seeds'}"
 
 
 def quality_cells(bench: Bench, rung: str) -> list[str]:

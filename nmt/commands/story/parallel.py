@@ -32,12 +32,12 @@ class Learning:
     def best(self) -> float:
         return max(self.bleu, default=0.0)
 
-    def at(self, minute: float) -> float:
-        """What was reached by then; 0 before the first validation."""
+    def at(self, minute: float) -> float | None:
+        """What the last validation before it found; None before the first."""
         before = [
             value for when, value in zip(self.minutes, self.bleu, strict=True) if when <= minute
         ]
-        return before[-1] if before else 0.0
+        return before[-1] if before else None
 
 
 def parallel(bench: Bench) -> Numbers:
@@ -59,7 +59,7 @@ def parallel(bench: Bench) -> Numbers:
         "panels": [_speeds(speeds), _qualities(chosen)],
         "caption": "Above: forward and backward over batches of equal size, in fp32. Below: "
         "validations of the two runs with the better learning rates, in the precision of their "
-        "recipes; minutes are those of trainings that ran beside others.",
+        "recipes; minutes are those of trainings that ran beside others. First seed.",
         "note": _note(tried, chosen, sizes),
         "rates": {
             name: {_rate(one.rate): one.best for one in found} for name, found in tried.items()
@@ -143,7 +143,11 @@ def _note(
     whole = all({one.rate for one in found} == set(RATES) for found in tried.values())
     grid = ", ".join(map(_rate, RATES))
     end = min((one.minutes[-1] for one in chosen.values() if one.minutes), default=0.0)
-    ahead = " and ".join(f"{name_of(name)} {one.at(end):.1f}" for name, one in chosen.items())
+    reached = {name_of(name): one.at(end) for name, one in chosen.items()}
+    ahead = " and ".join(
+        f"{name} {'not validated yet' if bleu is None else f'{bleu:.1f}'}"
+        for name, bleu in reached.items()
+    )
     size = " and ".join(f"{name_of(name)} {sizes[name]:,}" for name in chosen)
     return (
         f"Best BLEU on dev by learning rate: {by_rate}"

@@ -13,14 +13,22 @@ import numpy as np
 from nmt.commands.story.alignment import with_alignment
 from nmt.commands.story.bench import Bench, over_seeds
 from nmt.commands.story.ladder import last_record
-from nmt.commands.story.measures import EDGES, Numbers, length_buckets, quality_cells
+from nmt.commands.story.measures import (
+    EDGES,
+    Numbers,
+    bleu_of,
+    intervals,
+    learnt,
+    length_buckets,
+    quality_cells,
+)
 from nmt.commands.story.panels import by_category, name_of, points, shown, table, whiskers
-from nmt.evaluation.claims import BY_NUMBER, ENOUGH_LONG, LONG, QUALITY
+from nmt.evaluation.claims import BY_NUMBER, ENOUGH_LONG, ENOUGH_NOISY, LONG
 from nmt.evaluation.probes.noise import KINDS, SHARES, make_noisy, noise_effect
 from nmt.evaluation.scores import by_length
 from nmt.evaluation.significance import bleu_difference
 from nmt.evaluation.speed import decoding_speed, training_speed
-from nmt.evaluation.statistics import Interval, bootstrap_mean, mean_interval, plain
+from nmt.evaluation.statistics import bootstrap_mean, plain
 from nmt.models.build import count_parameters
 
 NOISY = 300
@@ -49,26 +57,13 @@ def gain(bench: Bench, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
     return over_seeds(found)
 
 
-def _bleu(bench: Bench, rung: str) -> Interval:
-    values = [bench.quality(rung, seed)["bleu"] for seed in bench.seeds(rung)]
-    if len(values) == 1:
-        one = values[0]
-        return Interval(one["score"], one["low"], one["high"], 1)
-    return mean_interval([one["score"] for one in values])
-
-
-def _learnt(bench: Bench, rungs: Sequence[str]) -> dict[str, int]:
-    """What there is to compare: whole points of test BLEU of the best of the rungs."""
-    return {QUALITY: int(max(_bleu(bench, rung).value for rung in rungs))}
-
-
 Cells = Mapping[str, Callable[[Bench, str], str]]
 """Further columns of a table of runs: what each says of a rung."""
 
 
 def _qualities(bench: Bench, rungs: Sequence[str], caption: str, cells: Cells) -> Numbers:
     """Figure and table of the quality of several runs."""
-    bleu = [plain(_bleu(bench, rung)) for rung in rungs]
+    bleu = [plain(bleu_of(bench, rung)) for rung in rungs]
     return {
         "panels": [points("test BLEU", [name_of(rung) for rung in rungs], {"BLEU": bleu})],
         "caption": caption,
@@ -135,13 +130,14 @@ def similarities(bench: Bench) -> Numbers:
     ]
     rungs = asked(bench, 3)
     caption = (
-        f"{INTERVALS} Speeds with all cores, in fp32: forward and backward over sentences of "
+        f"{INTERVALS} The location-aware score stands apart: it also reads where it looked before. "
+        f"Speeds with all cores, in fp32: forward and backward over sentences of "
         f"{LENGTH} tokens, and {min(TIMED, len(bench.test().sources))} test sentences as "
         "nmt translate does them; first seed."
     )
     return {
         "statistic": over_seeds(differences),
-        "counts": _learnt(bench, ("dot", "cosine")),
+        "counts": learnt(bench, ("dot", "cosine")),
         "differences": [plain(one) for one in differences],
         **with_alignment(bench, rungs, _qualities(bench, rungs, caption, COST)),
     }
@@ -151,7 +147,13 @@ def timings(bench: Bench) -> Numbers:
     """4: the current state asking minus the previous one, fed and not; windows by length."""
     pairs = [("luong_general", "previous_fed"), ("general", "previous")]
     rungs = asked(bench, 4)
-    numbers = with_alignment(bench, rungs, _qualities(bench, rungs, INTERVALS, EFFORT))
+    apart = {f"{a} - {b}": gain(bench, [(a, b)]) for a, b in pairs}
+    fed, bare = (shown(one, 2) for one in apart.values())
+    caption = (
+        f"{INTERVALS} The current state minus the previous one: {fed} chrF where the context is "
+        f"fed back, {bare} where it is not."
+    )
+    numbers = with_alignment(bench, rungs, _qualities(bench, rungs, caption, EFFORT))
     local = bench.have(("luong_general", "local_2", "local_4", "local_p"))
     test, language = bench.test(), bench.prepared().target_language
     lengths = [len(source.split()) for source in test.sources]
@@ -166,8 +168,7 @@ def timings(bench: Bench) -> Numbers:
     numbers["panels"].append(
         by_category("source words", "BLEU", labels, series, title="Windows by length (first seed)")
     )
-    apart = {f"{a} - {b}": gain(bench, [(a, b)]) for a, b in pairs}
-    counts = _learnt(bench, BY_NUMBER[4].needs)
+    counts = learnt(bench, BY_NUMBER[4].needs)
     return {
         "statistic": gain(bench, pairs),
         "counts": counts,
@@ -192,8 +193,13 @@ def starts(bench: Bench) -> Numbers:
     """6: a learnt start minus zeros, mean of the models with and without attention."""
     pairs = [("none", "none_zeros"), ("bahdanau", "bahdanau_zeros")]
     apart = {f"{a} - {b}": gain(bench, [(a, b)]) for a, b in pairs}
-    numbers = _qualities(bench, bench.have(STARTS), INTERVALS, EFFORT)
-    counts = _learnt(bench, BY_NUMBER[6].needs)
+    none, attention = (shown(one, 2) for one in apart.values())
+    caption = (
+        f"{INTERVALS} A learnt start minus zeros: {none} chrF without attention, {attention} with "
+        "Bahdanau's."
+    )
+    numbers = _qualities(bench, bench.have(STARTS), caption, EFFORT)
+    counts = learnt(bench, BY_NUMBER[6].needs)
     return {"statistic": gain(bench, pairs), "counts": counts, "by_model": apart, **numbers}
 
 
@@ -203,9 +209,12 @@ def starts(bench: Bench) -> Numbers:
 def noise(bench: Bench) -> Numbers:
     """11: chrF lost to noise beyond as many harmless words, by kind and share."""
     if bench.prepared().source_language != "en":
-        return {"counts": {"test sentences": 0}, "note": "The harmless words are English."}
+        return {"missing": "the harmless words are English"}
     test = bench.test()
     sources = test.sources[:NOISY]
+    counts = {"test sentences": len(sources), **learnt(bench, ("bahdanau",))}
+    if len(sources) < ENOUGH_NOISY:  # there may be none that is hit
+        return {"counts": counts}
     references = test.references[0][:NOISY]
     vocabulary = sorted({w for source in bench.prepared().sources("valid") for w in source.split()})
     found: dict[tuple[str, float], list[Any]] = {}
@@ -225,7 +234,7 @@ def noise(bench: Bench) -> Numbers:
     beyond = {key: over_seeds([one.beyond for one in ones]) for key, ones in found.items()}
     return {
         "statistic": beyond["random", max(SHARES)],
-        "counts": {"test sentences": len(sources)},
+        "counts": counts,
         "panels": [
             by_category(
                 "words with noise, %",
@@ -235,8 +244,8 @@ def noise(bench: Bench) -> Numbers:
                 marks=[0.0],
             )
         ],
-        "caption": "Bahdanau's attention. Zero is what as many harmless words cost; 95 % "
-        "intervals over sentences. The rule reads random words at the highest share.",
+        "caption": "Bahdanau's attention. Zero is what as many harmless words cost; "
+        f"{intervals(bench, 'bahdanau')}. The rule reads random words at the highest share.",
         "table": {
             "columns": [
                 *("noise", "words, %", "chrF clean", "noisy", "harmless words"),
@@ -246,12 +255,12 @@ def noise(bench: Bench) -> Numbers:
                 [
                     kind,
                     f"{100 * share:g}",
-                    f"{ones[0].clean:.1f}",
-                    f"{ones[0].noisy:.1f}",
-                    f"{ones[0].control:.1f}",
+                    f"{np.mean([one.clean for one in ones]):.1f}",
+                    f"{np.mean([one.noisy for one in ones]):.1f}",
+                    f"{np.mean([one.control for one in ones]):.1f}",
                     shown(beyond[kind, share]),
-                    _percent(ones[0].noise_mass),
-                    _percent(ones[0].control_mass),
+                    _percent([one.noise_mass for one in ones]),
+                    _percent([one.control_mass for one in ones]),
                 ]
                 for (kind, share), ones in found.items()
             ],
@@ -259,5 +268,7 @@ def noise(bench: Bench) -> Numbers:
     }
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
+def _percent(shares: Sequence[float | None]) -> str:
+    """The mean over seeds; a dash where there is no attention."""
+    known = [share for share in shares if share is not None]
+    return f"{100 * np.mean(known):.1f}" if known else "–"

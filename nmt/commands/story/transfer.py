@@ -10,7 +10,7 @@ import numpy as np
 from nmt.commands.story.bench import Bench, over_seeds
 from nmt.commands.story.measures import Numbers
 from nmt.commands.story.panels import table
-from nmt.evaluation.claims import TRANSFER, transfer
+from nmt.evaluation.claims import QUALITY, TRANSFER, transfer
 from nmt.evaluation.statistics import bootstrap_mean
 
 MIDDLE = TRANSFER[2]
@@ -23,21 +23,29 @@ def transfers(bench: Bench) -> Numbers:
     Every seed has drawn pairs and a test set of its own.
     """
     seeds = bench.seeds("transformer", f"tuned_{MIDDLE}", f"scratch_{MIDDLE}")
-    sizes = [n for n in TRANSFER if {*seeds} & {*bench.seeds(f"tuned_{n}", f"scratch_{n}")}]
+    sizes = [n for n in TRANSFER if {*seeds} & {*bench.seeds(*both(n))}]
     rungs = (*transfer("tuned"), *transfer("scratch"))
     draws = {seed: bench.only(rungs, seed) for seed in seeds}
+    learnt = [
+        draw.quality(f"{kind}_{MIDDLE}", seed)["bleu"]["score"]
+        for seed, draw in draws.items()
+        for kind in ("tuned", "scratch")
+    ]
     differences = [
         np.array(draw.chrf(f"tuned_{MIDDLE}", seed)) - draw.chrf(f"scratch_{MIDDLE}", seed)
         for seed, draw in draws.items()
     ]
-    tuned = [_mean(draws, f"tuned_{n}") for n in sizes]
-    scratch = [_mean(draws, f"scratch_{n}") for n in sizes]
+    # A size is read with the seeds that have both of its models, so that like is beside like.
+    tuned, scratch = (
+        [_mean(draws, f"{kind}_{n}", bench.seeds(*both(n))) for n in sizes]
+        for kind in ("tuned", "scratch")
+    )
     old = dict.fromkeys(seeds, bench.at("transformer"))
-    before = _mean(old, "transformer")
-    after = [_mean(old, f"tuned_{n}") for n in sizes]
+    before = _mean(old, "transformer", seeds)
+    after = [_mean(old, f"tuned_{n}", bench.seeds(*both(n))) for n in sizes]
     return {
         "statistic": over_seeds([bootstrap_mean(one.tolist()) for one in differences]),
-        "counts": {"draws of the pairs (seeds)": len(seeds)},
+        "counts": {"draws of the pairs (seeds)": len(seeds), QUALITY: int(max(learnt))},
         "panels": [
             _curves(
                 "The new task",
@@ -67,10 +75,14 @@ def transfers(bench: Bench) -> Numbers:
     }
 
 
-def _mean(benches: dict[int, Bench], rung: str) -> float:
-    """chrF of a rung, mean over sentences and over the seeds that have it."""
-    found = [np.mean(bench.chrf(rung, s)) for s, bench in benches.items() if s in bench.seeds(rung)]
-    return float(np.mean(found))
+def both(size: int) -> tuple[str, str]:
+    """The two models that have seen so many pairs."""
+    return f"tuned_{size}", f"scratch_{size}"
+
+
+def _mean(benches: dict[int, Bench], rung: str, seeds: Sequence[int]) -> float:
+    """chrF of a rung, mean over sentences and over those of the seeds that have a bench."""
+    return float(np.mean([np.mean(benches[s].chrf(rung, s)) for s in seeds if s in benches]))
 
 
 def _curves(title: str, sizes: Sequence[int], curves: dict[str, list[float]]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Forced scoring (Sennrich 2017; Bawden et al. 2018). Two things mislead: the shorter target wins by
 its sum of log-probabilities, so sums and means are both counted; and a language model alone may
-know which target is likelier, so the same targets are scored once more after shuffled sources.
+know which target is likelier, so the same targets are scored once more after strange sources.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ContrastiveItem:
 class Contrast:
     """How often the right target wins; 1, one half for a tie, 0 of each item.
 
-    Intervals are drawn over groups. ``control`` is after shuffled sources, ``gain`` the accuracy
+    Intervals are drawn over groups. ``control`` is after strange sources, ``gain`` the accuracy
     above it.
     """
 
@@ -134,14 +134,16 @@ def grammar_items(lexicon: Lexicon, kind: str, count: int, seed: int) -> list[Co
     ]
 
 
-def contrastive(items: Sequence[ContrastiveItem], score: Score, *, seed: int = 1) -> Contrastive:
-    """The accuracy of forced scoring, with its control after shuffled sources.
+def contrastive(
+    items: Sequence[ContrastiveItem], score: Score, strangers: Sequence[str]
+) -> Contrastive:
+    """The accuracy of forced scoring, with its control.
 
-    Raises:
-        UserError: fewer than two different groups of items, so that nothing can be shuffled.
+    Args:
+        strangers: the source of each item in the control: see `shuffled_sources` and
+            `half_affirmative`.
     """
     sources = [item.source for item in items]
-    strangers = [sources[place] for place in shuffled([item.group for item in items], seed)]
     own, control = (_outcomes(items, given, score) for given in (sources, strangers))
     groups = tuple(item.group for item in items)
     by_sum, by_mean = (
@@ -149,6 +151,41 @@ def contrastive(items: Sequence[ContrastiveItem], score: Score, *, seed: int = 1
         for way in (0, 1)
     )
     return Contrastive(by_sum, by_mean)
+
+
+def shuffled_sources(items: Sequence[ContrastiveItem], seed: int = 1) -> list[str]:
+    """For each item the source of another group: a control where sources differ in what is asked.
+
+    Raises:
+        UserError: fewer than two different groups of items, so that nothing can be shuffled.
+    """
+    order = shuffled([item.group for item in items], seed)
+    return [items[place].source for place in order]
+
+
+def half_affirmative(
+    items: Sequence[ContrastiveItem], affirmative: Sequence[str], seed: int = 1
+) -> list[str]:
+    """A control for items whose sources are all negated: half of them get an affirmative sentence.
+
+    Among negated sources every stranger would say what the own source says, and whoever reads the
+    polarity would be as right after it. So strange sources are negated and affirmative in turn, as
+    they are among items that lost and gained a negation.
+
+    Raises:
+        UserError: fewer than two different groups of items, or no affirmative sentence.
+    """
+    if not affirmative:
+        raise UserError("the control needs sentences without negation; the test set has none")
+    strangers = shuffled_sources(items, seed)
+    rng = Random(f"{seed} affirmative")
+    groups = sorted({item.group for item in items})
+    rng.shuffle(groups)
+    chosen = set(groups[: len(groups) // 2])
+    return [
+        rng.choice(affirmative) if item.group in chosen else stranger
+        for item, stranger in zip(items, strangers, strict=True)
+    ]
 
 
 def shuffled(groups: Sequence[int], seed: int) -> list[int]:

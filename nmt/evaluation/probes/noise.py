@@ -89,8 +89,9 @@ def make_noisy(
     ``typos`` swaps, drops or doubles a letter within a word. Nothing is put before the first word.
 
     Args:
-        vocabulary: words to add at random, such as those of other sentences; each different one is
-            equally likely, since small words, of which text is full, do little harm.
+        vocabulary: words to add at random, such as those of other sentences, without the
+            punctuation at their ends; each different one is equally likely, since small words, of
+            which text is full, do little harm.
 
     Raises:
         UserError: an unknown kind, no share, or no vocabulary where one is needed.
@@ -99,9 +100,9 @@ def make_noisy(
         raise UserError(f"unknown noise {kind!r}: choose {', '.join(KINDS)}")
     if not 0 < share <= 1:
         raise UserError(f"noise in {share} of the words: choose a share above 0, at most 1")
-    if kind == "random" and not vocabulary:
+    drawn_from = sorted({word.strip(_MARKS) for word in vocabulary} - {""})
+    if kind == "random" and not drawn_from:
         raise UserError("random noise needs a vocabulary to draw words from")
-    drawn_from = sorted(set(vocabulary))
     return [
         _with_noise(text, kind, share, drawn_from, harmless, Random(f"{seed} {kind} {place}"))
         for place, text in enumerate(sentences)
