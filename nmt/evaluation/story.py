@@ -67,7 +67,7 @@ class Section:
 
     @property
     def mark(self) -> str:
-        return MARKS[self.verdict.outcome] if self.verdict is not None else "·"
+        return MARKS[Outcome(self.state)] if self.state in MARKS else "·"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

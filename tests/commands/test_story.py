@@ -381,6 +381,24 @@ def test_a_report_with_a_failure_and_measurements_that_are_kept(
     whole = [f"run={tmp_path / 'whole'}", "train.device=cpu", "story.jobs=6"]
     assert main(["story", *whole, "story.claims=[10]"]) == 0
     assert main(["story", *whole, "story.claims=[10,12]"]) == 1  # a measurement failed
+    monkeypatch.setitem(story.MEASURES, 13, measure(13))
+    assert main(["story", *whole, "story.claims=[13]"]) == 0
+    found = {
+        c["number"]: c for c in json.loads((run.parent / "whole/report.json").read_text())["claims"]
+    }
+    assert found[13]["state"] == "not testable here"
+    assert "no domain for this corpus" in found[13]["reason"]
+
+
+def test_a_story_without_a_test_set_is_refused_before_it_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = "".join(f"a {n}\tb {n}\n" for n in range(9))
+    (tmp_path / "pairs.tsv").write_text(lines, "utf-8")
+    words = ["data=tsv", f"data.train={tmp_path / 'pairs.tsv'}", f"run={tmp_path / 'story'}"]
+    assert main(["story", *words, f"data.test={{news: {tmp_path / 'pairs.tsv'}}}"]) == 1
+    assert "data.test has news: name one of them test" in capsys.readouterr().err
+    assert not (tmp_path / "story").exists()
 
 
 def test_a_training_is_a_process_of_its_own(tmp_path: Path, monkeypatch: Any) -> None:

@@ -601,7 +601,12 @@ def test_what_is_english_alone_is_not_asked_of_another_source(french: Path, tmp_
         assert verdict is not None
         assert verdict.outcome is Outcome.not_testable
         assert verdict.reason.endswith("English")
-    text = measures.anatomy(bench)["caption"].split("”")[0].removeprefix("“")
+    anatomy = measures.anatomy(bench)
+    *_, context, most, _, _, _, least = anatomy["table"]["rows"]
+    assert context[0] == "weighted sum (context)"
+    assert most[0].startswith("next piece: ")
+    assert float(most[2]) >= float(least[2])
+    text = anatomy["caption"].split("”")[0].removeprefix("“")
     assert text in bench.test().sources
 
 

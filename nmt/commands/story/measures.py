@@ -185,9 +185,9 @@ def anatomy(bench: Bench) -> Numbers:
         "panels": _anatomy_panels(parts, step),
         "caption": f"“{text}” becomes “{found.text}”. Above: percentages over the source (columns) "
         "for each target piece (rows); numbers below 0.5 are left out. Below: one row of it, from "
-        "similarity to percentages to the next word.",
+        "similarity to percentages to the next word, with which the table ends.",
         "table": table(
-            ["source piece", "similarity", "share, %", "norm of its state"],
+            ["piece", "similarity", "share or probability, %", "norm"],
             [
                 [
                     parts.source[place],
@@ -197,7 +197,11 @@ def anatomy(bench: Bench) -> Numbers:
                 ]
                 for place in sorted(range(len(parts.source)), key=lambda i: -parts.scores[step][i])
             ]
-            + [["weighted sum (context)", "", "100", f"{parts.context_norms[step]:.2f}"]],
+            + [["weighted sum (context)", "", "100", f"{parts.context_norms[step]:.2f}"]]
+            + [
+                [f"next piece: {piece}", "", f"{100 * chance:.1f}", ""]
+                for piece, chance in parts.next_words[step]
+            ],
         ),
         "anatomy": dataclasses.asdict(parts),
         "step": step,
