@@ -265,7 +265,7 @@ CLAIMS: tuple[Claim, ...] = (
         experiment="Pairs of sentences that differ in the negation alone. A model is right where "
         "it finds the true translation more probable than the one that lost (or gained) the "
         "negation. The shorter one wins by length and a language model can guess, so the same "
-        "choice with a strange source, negated or not, is taken off.",
+        "choice with a shuffled source is taken off.",
         rule=Rule(
             statistic="contrastive accuracy above the shuffled source, attention minus none",
             unit="percentage points",

@@ -136,7 +136,7 @@ def _negation_shown(
             points(
                 "accuracy, % of choices",
                 names,
-                {"its own source": accuracy, "a strange source": control},
+                {"its own source": accuracy, "a shuffled source": control},
                 title="Right polarity found more probable",
                 marks=[50.0],
             ),
@@ -149,7 +149,7 @@ def _negation_shown(
         ],
         "table": table(
             [
-                *("model", "accuracy by sum, %", "strange source, %", "above it, points"),
+                *("model", "accuracy by sum, %", "shuffled source, %", "above it, points"),
                 *("accuracy by mean, %", "above its control, points", "negations kept, %"),
             ],
             [
@@ -163,9 +163,9 @@ def _negation_shown(
 
 
 def negation_items(bench: Bench) -> tuple[list[ContrastiveItem], list[str], str]:
-    """Minimal pairs that the corpus can be asked about, strange sources, and where they come from.
+    """Minimal pairs that the corpus can be asked about, shuffled sources, and where they come from.
 
-    Where there are too few pairs for a control, there are no strange sources.
+    Where there are too few pairs for a control, there are no shuffled sources.
     """
     prepared, config = bench.prepared(), bench.data()
     if config.source == Source.grammar and not config.reverse:

@@ -2,7 +2,7 @@
 
 Forced scoring (Sennrich 2017; Bawden et al. 2018). Two things mislead: the shorter target wins by
 its sum of log-probabilities, so sums and means are both counted; and a language model alone may
-know which target is likelier, so the same targets are scored once more after strange sources.
+know which target is likelier, so the same targets are scored once more after shuffled sources.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ContrastiveItem:
 class Contrast:
     """How often the right target wins; 1, one half for a tie, 0 of each item.
 
-    Intervals are drawn over groups. ``control`` is after strange sources, ``gain`` the accuracy
+    Intervals are drawn over groups. ``control`` is after shuffled sources, ``gain`` the accuracy
     above it.
     """
 
@@ -169,8 +169,8 @@ def half_affirmative(
     """A control for items whose sources are all negated: half of them get an affirmative sentence.
 
     Among negated sources every stranger would say what the own source says, and whoever reads the
-    polarity would be as right after it. So strange sources are negated and affirmative in turn, as
-    they are among items that lost and gained a negation.
+    polarity would be as right after it. With half of them affirmative it is right by chance, as it
+    is among items that lost and gained a negation.
 
     Raises:
         UserError: fewer than two different groups of items, or no affirmative sentence.
