@@ -270,7 +270,7 @@ def test_each_head_of_one_model(
     bench = bench_of(tmp_path, **dict.fromkeys(rungs, trained))
     numbers = head_counts(bench)
     *_, entropy, offset, lost = numbers["panels"]
-    assert "heads each small 4" in entropy["title"]
+    assert "4 heads, fixed head width, small corpus" in entropy["title"]
     assert entropy["categories"] == ["e0", "", "d0", "", "c0"]
     translator = bench.translator("heads_each_small_4", 1)
     sources, references = bench.test().sources[:12], bench.test().references[0][:12]
@@ -302,7 +302,7 @@ def test_the_model_of_the_large_corpus_where_it_is_there(
     monkeypatch.setattr(heads, "READ", 2)
     rungs = ("heads_each_small_4", "heads_each_small_16", "heads_each_large_4")
     numbers = head_counts(bench_of(tmp_path, **dict.fromkeys(rungs, trained)))
-    assert "(heads each large 4)" in numbers["panels"][-3]["title"]
+    assert "(4 heads, fixed head width, large corpus)" in numbers["panels"][-3]["title"]
 
 
 def test_a_head_has_its_place_and_kinds_are_apart() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from nmt.commands.story.bench import Bench
 from nmt.commands.story.measures import Numbers
-from nmt.commands.story.panels import by_category, name_of, table
+from nmt.commands.story.panels import HELD, by_category, name_of, table
 from nmt.commands.story.sweeps import asked
 from nmt.evaluation.claims import heads
 from nmt.evaluation.probes.heads import ablate, head_statistics
@@ -78,7 +78,7 @@ def _loss_panels(losses: Mapping[str, list[dict[str, float]]]) -> list[dict[str,
                 "x": [int(rung.rpartition("_")[2]) for rung in rungs],
                 "y": [float(np.mean([one[which] for one in losses[rung]])) for rung in rungs],
             }
-            for kind, kept in (("width", "fixed width"), ("each", "fixed head width"))
+            for kind, kept in HELD.items()
             for which in ("dev", "train")
             if (rungs := [rung for rung in heads(kind, size) if rung in losses])
         ]

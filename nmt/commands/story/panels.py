@@ -35,8 +35,15 @@ NAMES = {
 }
 
 
+HELD = {"width": "fixed width", "each": "fixed head width"}
+"""What claim 9 holds fixed while heads grow in number."""
+
+
 def name_of(rung: str) -> str:
     """A rung as the report calls it."""
+    if rung.startswith("heads_"):
+        kind, size, count = rung.split("_")[1:]
+        return f"{count} {'head' if count == '1' else 'heads'}, {HELD[kind]}, {size} corpus"
     return NAMES.get(rung, rung.replace("_", " "))
 
 
