@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +89,20 @@ def negation(bench: Bench) -> Numbers:
         found[rung] = {
             s: contrastive(items, bench.translator(rung, s).score, strangers) for s in seeds
         }
-    gains = [
-        compare(found["bahdanau"][seed].by_sum, found["none"][seed].by_sum)
-        for seed in bench.seeds("none", "bahdanau")
+    pairs = [
+        (found["bahdanau"][seed], found["none"][seed]) for seed in bench.seeds("none", "bahdanau")
     ]
+    by_sum = times(over_seeds([compare(one.by_sum, other.by_sum) for one, other in pairs]), 100.0)
+    by_mean = times(over_seeds([compare(one.by_mean, other.by_mean) for one, other in pairs]), 100)
     return {
-        "statistic": times(over_seeds(gains), 100.0),
+        "statistic": by_sum,
+        "by_mean": by_mean,
         "counts": counts,
         "caption": f"{origin}. The control is the same choice after the source of another "
-        "sentence, which is negated half of the time; the line at 50 % is guessing. Intervals are "
-        "95 %. Negations kept are those of the first seed.",
+        "sentence, which is negated half of the time; the line at 50 % is guessing. The rule "
+        "reads the sum of log-probabilities, which favours the shorter translation; by their mean "
+        f"over tokens attention gains {shown(by_mean)} points over none. Intervals are 95 %. "
+        "Negations kept are those of the first seed.",
         "kept": kept,
         **saturated(over_seeds([x.by_sum.accuracy for x in found["none"].values()]), kept),
         **_negation_shown({rung: list(ones.values()) for rung, ones in found.items()}, kept),
@@ -122,13 +126,13 @@ def _negation_shown(
     found: Mapping[str, Sequence[Contrastive]], kept: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Figure and table: accuracy with both sources, and the share of negations kept."""
-    accuracy = [
-        times(over_seeds([x.by_sum.accuracy for x in ones]), 100) for ones in found.values()
-    ]
-    control = [times(over_seeds([x.by_sum.control for x in ones]), 100) for ones in found.values()]
-    mean = [times(over_seeds([x.by_mean.accuracy for x in ones]), 100) for ones in found.values()]
-    by_mean = [times(over_seeds([x.by_mean.gain for x in ones]), 100) for ones in found.values()]
-    by_sum = [times(over_seeds([x.by_sum.gain for x in ones]), 100) for ones in found.values()]
+
+    def percent(pick: Callable[[Contrastive], Interval]) -> list[dict[str, Any]]:
+        return [times(over_seeds([pick(one) for one in ones]), 100) for ones in found.values()]
+
+    accuracy, control = percent(lambda x: x.by_sum.accuracy), percent(lambda x: x.by_sum.control)
+    beyond, mean = percent(lambda x: x.by_sum.gain), percent(lambda x: x.by_mean.accuracy)
+    mean_beyond = percent(lambda x: x.by_mean.gain)
     shares = [times(kept[rung]["share"], 100.0) for rung in found]
     names = [name_of(rung) for rung in found]
     return {
@@ -155,7 +159,7 @@ def _negation_shown(
             [
                 [name, *map(shown, cells)]
                 for name, *cells in zip(
-                    names, accuracy, control, by_sum, mean, by_mean, shares, strict=True
+                    names, accuracy, control, beyond, mean, mean_beyond, shares, strict=True
                 )
             ],
         ),
