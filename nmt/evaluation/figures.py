@@ -134,6 +134,8 @@ def _height(panel: Panel) -> float:
 
 
 def _lines(axes: Axes, panel: Panel) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     categories = panel.get("categories")
     for number, series in enumerate(panel["series"]):
         x = list(range(len(categories))) if categories else series["x"]
@@ -153,6 +155,11 @@ def _lines(axes: Axes, panel: Panel) -> None:
         axes.minorticks_off()
     if panel.get("y_log"):
         axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        within = (1, 2, 5) if high < 100 * low else (1,)  # numbers stand where they do not crowd
+        axes.yaxis.set_major_locator(LogLocator(subs=within))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     _finish(axes, panel)
 
 

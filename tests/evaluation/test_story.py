@@ -197,6 +197,21 @@ def test_a_long_title_stays_inside_the_figure() -> None:
     assert axes._left_title.get_window_extent().x1 <= figure.bbox.x1  # type: ignore[attr-defined]
 
 
+def test_logarithmic_axes_are_in_plain_numbers() -> None:
+    """Powers of ten are hard to read beside lengths, and one tick is no scale."""
+    panel = {
+        "kind": "lines", "x_label": "length", "y_label": "tokens a second", "y_log": True,
+        "series": [{"name": "one", "x": [8, 128], "y": [17_909.0, 4_544.0]}],
+    }  # fmt: skip
+    axes = draw([panel]).axes[0]
+    axes.figure.canvas.draw()
+    low, high = axes.get_ylim()
+    ticks = dict(
+        zip(axes.get_yticks(), (t.get_text() for t in axes.get_yticklabels()), strict=True)
+    )
+    assert [text for y, text in ticks.items() if low <= y <= high] == ["5,000", "10,000"]
+
+
 @pytest.mark.parametrize("name", PANELS)
 def test_axes_have_labels_and_series_differ_without_colour(name: str) -> None:
     panel = PANELS[name]
