@@ -153,7 +153,7 @@ ENOUGH_NOISY = 100
 """Test sentences with noise from which on something can be said about it."""
 QUALITY = "BLEU points of the better model"
 """What claims about translations count as material: models that have learnt nothing are equal, and
-what they say has a length too."""
+their lengths alone make differences."""
 NEGATED = "negated training pairs"
 """What a corpus teaches of negation: pairs whose source has one, by rule."""
 LEARNT = 5

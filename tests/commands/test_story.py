@@ -397,7 +397,9 @@ def test_a_story_without_a_test_set_is_refused_before_it_trains(
     (tmp_path / "pairs.tsv").write_text(lines, "utf-8")
     words = ["data=tsv", f"data.train={tmp_path / 'pairs.tsv'}", f"run={tmp_path / 'story'}"]
     assert main(["story", *words, f"data.test={{news: {tmp_path / 'pairs.tsv'}}}"]) == 1
-    assert "data.test has news: name one of them test" in capsys.readouterr().err
+    assert "there is news: name one test" in capsys.readouterr().err
+    assert main(["story", *words, "data.test_size=0"]) == 1
+    assert "there is none: name one test" in capsys.readouterr().err
     assert not (tmp_path / "story").exists()
 
 
@@ -426,7 +428,7 @@ def test_a_note_says_which_seeds_were_read() -> None:
     assert story.with_seeds(numbers, [1, 2], [2, 1]) is numbers
     assert story.with_seeds(numbers, [], [1, 2]) is numbers
     note = story.with_seeds(numbers, [1], [1, 2, 3])["note"]
-    assert note == "Of the seeds 1, 2, 3 only 1 has all of its trainings. Mind."
+    assert note == "Of the seeds 1, 2, 3 only 1 has all trainings that the rule reads. Mind."
 
 
 def test_a_note_says_that_nothing_was_to_be_gained() -> None:

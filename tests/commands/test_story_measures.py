@@ -42,7 +42,10 @@ from nmt.config import Source, resource
 from nmt.data.grammar import generate, load_lexicon, words
 from nmt.decoding.align import END, Explained, Gold, alignment_score, diagonal, read_links
 from nmt.evaluation.claims import BY_NUMBER, NEGATED, QUALITY, Outcome, judge
+from nmt.evaluation.probes.cues import find_cues
+from nmt.evaluation.probes.noise import NoiseEffect
 from nmt.evaluation.speed import Speed
+from nmt.evaluation.statistics import Interval
 from nmt.models.heads import masked
 from nmt.translator import Translator
 
@@ -460,7 +463,11 @@ def test_transfer_is_measured_on_each_draw_and_forgetting_on_the_old_task(
     assert numbers["statistic"]["value"] == pytest.approx(np.mean(tuned) - np.mean(scratch))
     assert numbers["counts"].keys() == {"draws of the pairs (seeds)", QUALITY}
     assert numbers["counts"]["draws of the pairs (seeds)"] == 2
-    assert 50 < numbers["counts"][QUALITY] < 90
+    hypotheses = [cut(0.8)[source] for source in truth[other]]
+    one = sacrebleu.corpus_bleu(hypotheses, [list(truth[other].values())]).score
+    hypotheses = [cut(0.7)[source] for source in truth[trained]]
+    two = sacrebleu.corpus_bleu(hypotheses, [list(truth[trained].values())]).score
+    assert numbers["counts"][QUALITY] == int((one + two) / 2)
     new, old = numbers["panels"]
     assert [one["y"] for one in new["series"]] == [
         [pytest.approx(np.mean(tuned))], [pytest.approx(np.mean(scratch))],
@@ -610,6 +617,42 @@ def test_what_is_english_alone_is_not_asked_of_another_source(french: Path, tmp_
     assert text in bench.test().sources
 
 
+def test_noise_of_several_seeds_is_their_mean(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second seed has twice of everything; a story of few sentences asks none of it."""
+    trainings = {
+        f"bahdanau-s{seed}": Training(
+            name=f"bahdanau-s{seed}", rung="bahdanau", seed=seed, words=(), path=trained, steps=10
+        )
+        for seed in (1, 2)
+    }
+    bench = Bench(tmp_path, trainings, words=["train.device=cpu"])
+    made: list[int] = []
+
+    def effect(noisy: Any, references: Any, translate: Any, explain: Any) -> NoiseEffect:
+        made.append(len(noisy))
+        seed = 1 + (len(made) > 9)
+        cost = Interval(-2.0 * seed, -3.0 * seed, -seed, 30)
+        return NoiseEffect(
+            30 * seed, 20 * seed, 26 * seed, cost, cost, 0.2, 0.2, 0.1 * seed, None, 30
+        )
+
+    monkeypatch.setattr(sweeps, "noise_effect", effect)
+    monkeypatch.setattr(Bench, "outputs", lambda bench, *_: bench.test().references[0])
+    monkeypatch.setattr(sweeps, "ENOUGH_NOISY", 4)
+    (tmp_path / "outputs").mkdir()
+    bench.sentences = 3
+    few = sweeps.noise(bench)
+    assert (few, made) == ({"counts": {"test sentences": 3, QUALITY: 100}}, [])
+    bench.sentences = 4
+    numbers = sweeps.noise(bench)
+    assert numbers["statistic"]["value"] == -3
+    assert "95 % intervals over seeds" in numbers["caption"]
+    assert numbers["table"]["rows"][0][2:5] == ["45.0", "30.0", "39.0"]
+    assert numbers["table"]["rows"][0][6:] == ["15.0", "–"]
+
+
 def test_claim_5_counts_where_there_is_nothing_to_choose(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -631,22 +674,57 @@ def test_claim_5_counts_where_there_is_nothing_to_choose(
 
 
 def test_a_negation_is_taken_out_where_nothing_else_changes() -> None:
-    pairs = {
-        "He does not sing.": "Il ne chante pas.",
-        "He is not tired.": "Il n’est pas fatigué.",
-        "I do not arrive.": "Je n'arrive pas.",  # j'arrive
-        "This is not true.": "Ce n'est pas vrai.",  # c'est vrai
-        "He has no bread.": "Il n'a pas de pain.",  # du pain
-        "He is not there yet.": "Il n'est pas encore là.",
-        "He does not sing and does not dance.": "Il ne chante pas et ne danse pas.",
-        "He sings.": "Il ne chante pas.",
+    wrong = {
+        "Il ne chante pas.": "Il chante.",
+        "Il n’est pas fatigué.": "Il est fatigué.",
+        "Je n'arrive pas.": "J'arrive.",
+        "Il dit que ce n’est pas vrai.": "Il dit que c’est vrai.",
+        "Je ne sais pas.": "Je sais.",
+        "Ne partez pas.": "Partez.",
+        "Il n'a pas de pain.": None,  # du pain
+        "Il ne doit pas créer d'unités.": None,  # des unités
+        "Il n'est pas encore là.": None,
+        "Il est là, n'est-ce pas ?": None,
+        "Il est là. Ne partez pas.": None,  # a capital within
+        "Il ne chante pas et ne danse pas.": None,
     }
-    items = meaning.without_negation(list(pairs), list(pairs.values()))
-    assert [(item.source, item.wrong) for item in items] == [
-        ("He does not sing.", "Il chante."),
-        ("He is not tired.", "Il est fatigué."),
-    ]
-    assert [item.right for item in items] == [pairs[item.source] for item in items]
+    items = meaning.without_negation(["He does not."] * len(wrong), list(wrong))
+    assert {item.right: item.wrong for item in items} == {k: v for k, v in wrong.items() if v}
+    assert meaning.without_negation(["He sings."], ["Il ne chante pas."]) == []
+
+
+def test_claim_5_reads_sums_and_shows_means(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By sum attention reads the polarity and the other takes the shorter; by mean both tie."""
+
+    def reads(sources: Sequence[str], targets: Sequence[str]) -> list[Any]:
+        negated = [find_cues(source, "en") != [] for source in sources]
+        found = [find_cues(target, "fr") != [] for target in targets]
+        return [
+            SimpleNamespace(log_prob=a == b, mean=0) for a, b in zip(negated, found, strict=True)
+        ]
+
+    def shorter(sources: Sequence[str], targets: Sequence[str]) -> list[Any]:
+        return [SimpleNamespace(log_prob=-len(target), mean=0) for target in targets]
+
+    scorers = {"none": shorter, "bahdanau": reads}
+    monkeypatch.setattr(
+        Bench, "translator", lambda bench, rung, seed: SimpleNamespace(score=scorers[rung])
+    )
+    monkeypatch.setattr(Bench, "outputs", lambda bench, *_: bench.test().references[0])
+    monkeypatch.setattr(meaning, "PAIRS", 40)
+    bench = bench_of(tmp_path, none=trained, bahdanau=trained)
+    (tmp_path / "outputs").mkdir()
+    numbers = meaning.negation(bench)
+    assert numbers["statistic"]["value"] == pytest.approx(50, abs=15)
+    assert numbers["by_mean"]["value"] == 0
+    none, attention = numbers["table"]["rows"]
+    assert none[1:4] == ["50.0 [50.0, 50.0]", "50.0 [50.0, 50.0]", "0.0 [0.0, 0.0]"]
+    assert attention[1] == "100.0 [100.0, 100.0]"
+    assert none[4] == attention[4] == "50.0 [50.0, 50.0]"
+    assert attention[-1].startswith("100.0 [")
+    assert numbers["counts"] == {"minimal pairs": 40, NEGATED: 115, QUALITY: 100}
 
 
 def test_the_control_of_real_negations_is_affirmative_half_of_the_time(

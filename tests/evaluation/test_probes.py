@@ -372,7 +372,9 @@ def test_noise_that_cannot_be() -> None:
 
 def test_random_words_bring_no_punctuation() -> None:
     """Harmless words bring none either: what is compared is words."""
-    whole = make_noisy(SENTENCES * 5, "random", 0.2, vocabulary=["lemon.", "“lemon", "?"], seed=3)
+    whole = make_noisy(
+        SENTENCES * 5, "random", 0.2, vocabulary=["lemon.", "“lemon]", "?", "–"], seed=3
+    )
     assert whole == make_noisy(SENTENCES * 5, "random", 0.2, vocabulary=["lemon"], seed=3)
     with pytest.raises(UserError, match="needs a vocabulary"):
         make_noisy(["a b"], "random", 0.1, vocabulary=["?", "…"])

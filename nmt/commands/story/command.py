@@ -36,7 +36,7 @@ from nmt.commands.story.ladder import (
     plan,
     train_process,
 )
-from nmt.config import Config, StoryConfig
+from nmt.config import Config, Source, StoryConfig
 from nmt.errors import UserError, one_line
 from nmt.evaluation.claims import CLAIMS, Claim, Kind, Outcome
 from nmt.evaluation.story import Section, Story, TrainingRow, write
@@ -76,10 +76,11 @@ def main(arguments: Arguments) -> int:
     base = compose.compose(arguments.words, None, verbatim)
     folder = Path(arguments.own.get("run", f"runs/story-{base.data.name}"))
     names = [corpus.name for corpus in base.data.test or ()]
-    if names and "test" not in names:
+    split_off = base.data.source is Source.grammar or base.data.test_size
+    if "test" not in names and (names or not split_off):
         raise UserError(
-            f"nmt story reads the test set named test, and data.test has {', '.join(names)}: "
-            "name one of them test, as in data.test={test: FILE}"
+            f"nmt story reads the test set named test, and there is {', '.join(names) or 'none'}: "
+            "name one test, as in data.test={test: FILE}"
         )
     trainings = plan(config, base.data.name, typed, folder)
     check(trainings)
@@ -112,7 +113,7 @@ def main(arguments: Arguments) -> int:
         )
         report = write(folder, story)[0]
     for section in sections:
-        if section.numbers is not None or section.problem.startswith("failed"):
+        if section.numbers is not None or section.state in ("failed", Outcome.not_testable):
             reason = section.verdict.reason if section.verdict else section.problem
             print(f"{section.claim.number:>2}  {section.state:18}  {section.claim.title}  {reason}")
     print(report)
@@ -271,12 +272,12 @@ def measured(claim: Claim, bench: Bench) -> tuple[dict[str, Any] | None, str]:
 def with_seeds(
     numbers: dict[str, Any], have: Sequence[int], asked: Sequence[int]
 ) -> dict[str, Any]:
-    """The numbers, with a note where trainings of some seeds are missing."""
+    """The numbers, with a note where trainings that the rule reads are missing for some seeds."""
     if not have or set(have) == set(asked):  # claim 10 has no trainings
         return numbers
     note = (
         f"Of the seeds {', '.join(map(str, asked))} only {', '.join(map(str, have))} "
-        f"{'has' if len(have) == 1 else 'have'} all of its trainings."
+        f"{'has' if len(have) == 1 else 'have'} all trainings that the rule reads."
     )
     return numbers | {"note": f"{note} {numbers.get('note', '')}".rstrip()}
 

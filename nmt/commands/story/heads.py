@@ -123,9 +123,9 @@ def _each_head(bench: Bench) -> tuple[list[dict[str, Any]], str]:
             "What is lost without it",
         ),
     ], (
-        f"Then the heads of {name}, seed {seed}, over {len(pairs[0])} test sentences, whose loss "
-        f"is {lost.whole:.3f}: an entropy of 0 is one place, an offset of −1 the token before, and "
-        "heads of the same number in two layers have nothing in common."
+        f"Then the heads of one model ({name}, seed {seed}) over {len(pairs[0])} test sentences, "
+        f"whose loss is {lost.whole:.3f}: an entropy of 0 is one place, an offset of −1 the token "
+        "before, and heads of the same number in two layers have nothing in common."
     )
 
 

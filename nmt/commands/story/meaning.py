@@ -51,13 +51,19 @@ GUESSED = 0.25
 MASKED = 150
 """Test sentences whose words are masked one after the other."""
 ALL = ("none", "none_long", "bahdanau", "luong_general", "luong_dot", "transformer")
-NE_PAS = re.compile(r"\b(?:ne |n['’])(\w+(?:-\w+)?) pas\b", re.IGNORECASE)
-NOT_ALONE = re.compile(
-    r"\b(?:je|ce|que|lorsque|puisque|quoique|jusque) n['’]"
-    r"|\bpas (?:de\b|d['’]|encore\b|du tout\b|non plus\b|seulement\b|plus\b)",
+NE_PAS = re.compile(
+    r"\b(?:(?P<elided>je|ce|que|lorsque|puisque|quoique) )?n(?:e |(?P<mark>['’]))"
+    r"(?P<verb>\w+(?:-\w+)?) pas\b",
     re.IGNORECASE,
 )
-"""What *ne … pas* cannot be taken out of by itself."""
+NOT_ALONE = re.compile(
+    r"n['’]est-ce pas"
+    r"|[.!?…] n(?:e |['’])"
+    r"|\bpas (?:\w+(?:er|ir|re) )?(?:de\b|d['’])"
+    r"|\bpas (?:encore|du tout|non plus|seulement|plus)\b",
+    re.IGNORECASE,
+)
+"""Where more than *ne … pas* would have to change: *pas de pain* is *du pain*."""
 
 
 # ---- 5: negation ---------------------------------------------------------------------------------
@@ -196,21 +202,28 @@ def negation_items(bench: Bench) -> tuple[list[ContrastiveItem], list[str], str]
 def without_negation(sources: Sequence[str], references: Sequence[str]) -> list[ContrastiveItem]:
     """French references of negated English sentences, with and without their one *ne … pas*.
 
-    Only where nothing else has to change: not where an elided word comes before (*je n'ai pas*
-    would be *j'ai*), nor where *de* stands for an article (*pas de pain*) or *pas* is part of more
-    (*pas encore*).
+    What *n'* kept apart is elided (*je n'ai pas*, *j'ai*); a reference is left out where something
+    else would have to change, as far as a rule can see it.
     """
     items = []
     for number, (source, right) in enumerate(zip(sources, references, strict=True)):
-        wrong, changes = NE_PAS.subn(r"\1", right)
+        wrong, changes = NE_PAS.subn(_affirmed, right)
         alone = changes == 1 and not NOT_ALONE.search(right)
         if alone and len(find_cues(source, "en")) == 1:
+            wrong = wrong[0].upper() + wrong[1:] if right[0].isupper() else wrong
             items.append(
                 ContrastiveItem(
                     source=source, right=right, wrong=wrong, group=number, kind="deleted"
                 )
             )
     return items
+
+
+def _affirmed(found: re.Match[str]) -> str:
+    word, mark, verb = found["elided"], found["mark"], found["verb"]
+    if not word:
+        return verb
+    return f"{word[:-1]}{mark}{verb}" if mark else f"{word} {verb}"
 
 
 def _kept(bench: Bench, rung: str) -> dict[str, Any]:

@@ -72,7 +72,8 @@ def length(bench: Bench) -> Numbers:
             ),
         ],
         "caption": "Above: BLEU of the test sentences of each length. Below: the mean gain of "
-        f"Bahdanau's attention over the same sentences, with {intervals(bench, 'bahdanau')}.",
+        "Bahdanau's attention over the same sentences, with "
+        f"{intervals(bench, 'none', 'bahdanau')}.",
         "table": table(
             ["model", "BLEU", "chrF", "slope of the gain over none, chrF per word"],
             [

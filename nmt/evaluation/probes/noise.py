@@ -8,6 +8,7 @@ do more harm than most noise.) What counts is how far the noise falls below the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -100,7 +101,7 @@ def make_noisy(
         raise UserError(f"unknown noise {kind!r}: choose {', '.join(KINDS)}")
     if not 0 < share <= 1:
         raise UserError(f"noise in {share} of the words: choose a share above 0, at most 1")
-    drawn_from = sorted({word.strip(_MARKS) for word in vocabulary} - {""})
+    drawn_from = sorted({_ENDS.sub("", word) for word in vocabulary} - {""})
     if kind == "random" and not drawn_from:
         raise UserError("random noise needs a vocabulary to draw words from")
     return [
@@ -139,6 +140,7 @@ def _with_noise(
     )
 
 
+_ENDS = re.compile(r"^\W+|\W+$")
 _MARKS = ".,;:!?…\"'()«»“”"
 
 
